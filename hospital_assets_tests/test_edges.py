@@ -9,10 +9,12 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
+from hospital_assets.assets.cleaned.adt_events import validate_adt_events
 from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_diagnoses
-from hospital_assets.assets.cleaned.er_visits import in_order, validate_er_visits
+from hospital_assets.assets.cleaned.er_visits import validate_er_visits
+from hospital_assets.assets.cleaned.patients import validate_patients
 from hospital_assets.assets.cleaned.reference_data import validate_departments, validate_doctor_shifts
-from hospital_assets.assets.cleaned.rules import read_clocks, read_dates
+from hospital_assets.assets.cleaned.rules import in_order, read_clocks, read_dates
 from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.calendar import calendar_days
@@ -467,6 +469,33 @@ def raw_rows(subject: str, rows: list[dict[str, object]]) -> pl.DataFrame:
         [{**dict.fromkeys(schema), **common, "source_line": line, **row} for line, row in enumerate(rows, 1)],
         schema=schema,
     )
+
+
+def test_a_move_in_the_hour_that_happens_twice_follows_the_visit_s_start(on: Engine) -> None:
+    told = {
+        "visit_id": "V",
+        "patient_id": "P",
+        "visit_start_at": "2026-11-01 01:50:00",
+        "recorded_at": "2026-11-01 04:00",
+    }
+    times = ("01:50:00", "01:15:00", "03:00:00", "00:30:00")
+    rows = [{**told, "message_id": f"M{t}", "event_type": "A02", "event_at": f"2026-11-01 {t}"} for t in times]
+    hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
+    out = collect(validate_adt_events(on(raw_rows("adt_events", rows)), on(hospitals), load_profiles(None)))
+    out = out.sort("source_line")
+    assert out["event_at"].to_list()[:3] == [at("2026-11-01 06:50"), at("2026-11-01 07:15"), at("2026-11-01 09:00")]
+    assert out["rule"].to_list() == [None, None, None, "event_before_visit"]
+
+
+def test_a_newborn_s_birth_date_is_compared_with_the_day_where_its_record_was_written(on: Engine) -> None:
+    profiles = load_profiles(None)
+    native = {"native": profiles["native"].model_copy(update={"time_zone": "Pacific/Auckland"})}
+    rows = [
+        {"patient_id": name, "birth_date": "2026-01-12", "recorded_at": f"2026-01-{written}"}
+        for name, written in (("A", "12 09:00:00"), ("B", "12 14:00:00"), ("C", "11 23:00:00"))
+    ]
+    out = collect(validate_patients(on(raw_rows("patients", rows)), type(profiles)(native))).sort("source_line")
+    assert out["birth_date"].to_list() == [date(2026, 1, 12), date(2026, 1, 12), None]
 
 
 #: Subject -> a sound record, and its clocks and dates: each is null, with a reason, where it stands for none.

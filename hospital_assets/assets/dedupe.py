@@ -57,9 +57,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
     keys = list(key)
     inside, contested = records, records
     if period is not None:
-        inside = records.filter(
-            nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
-        )
+        inside = records.filter(period.holds())
         contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
     contested = contested.select(*dict.fromkeys([*keys, "recorded_at", "service_date", *_PLACE]))

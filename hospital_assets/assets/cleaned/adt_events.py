@@ -12,6 +12,7 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     in_future,
+    in_order,
     is_blank,
     mapped,
     placeholders,
@@ -107,6 +108,8 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         {"event_at": "_event", "_day_end_at": "_day_end", "visit_start_at": "_start", "recorded_at": "_recorded"},
         "time_zone",
     )
+    # In the hour that happens twice, an event follows the visit's start.
+    frame = in_order(frame, ["visit_start_at", "event_at"])
     was_written_that_day = (nw.col("recorded_at") >= nw.col("event_at")) & (
         nw.col("recorded_at") <= nw.col("_day_end_at")
     )

@@ -1,9 +1,5 @@
 """Emergency visits: clocks in UTC, codes in the house's spelling, one row per visit."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-
 import dagster as dg
 import narwhals as nw
 
@@ -19,6 +15,7 @@ from hospital_assets.assets.cleaned.rules import (
     first_broken,
     identity,
     in_future,
+    in_order,
     is_blank,
     is_one_of,
     mapped,
@@ -29,7 +26,7 @@ from hospital_assets.assets.cleaned.rules import (
     split,
     text,
 )
-from hospital_assets.assets.declare import cleaned_and_quarantined
+from hospital_assets.assets.declare import cleaned_and_quarantined, days_around
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
@@ -37,6 +34,7 @@ from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
+from hospital_assets.warehouse.io_manager import period_of
 
 CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
 
@@ -127,25 +125,39 @@ RULES = (
 )
 
 
-@dg.multi_asset(**cleaned_and_quarantined("er_visits"))
+#: A visit's records that are dated on other days than it: an arrival corrected across midnight, a number used again.
+DAYS_AROUND = 2
+
+
+@dg.multi_asset(
+    **cleaned_and_quarantined("er_visits"), ins=days_around("raw_er_visits", before=DAYS_AROUND, after=DAYS_AROUND)
+)
 def er_visits(
-    raw_er_visits: Frame, cleaned_hospitals: Frame, profiles: dg.ResourceParam[Profiles], clock: ClockResource
+    context: dg.AssetExecutionContext,
+    raw_er_visits: Frame,
+    cleaned_hospitals: Frame,
+    profiles: dg.ResourceParam[Profiles],
+    clock: ClockResource,
 ) -> tuple[Frame, Frame]:
     """Emergency visits, validated and split."""
+    period = period_of(context)
+    assert period is not None  # noqa: S101  (the asset is partitioned)
     validated = validate_er_visits(raw_er_visits, cleaned_hospitals, profiles, clock.service_days)
-    return split(validated, raw_er_visits, "er_visits", RULES)
+    return split(validated.filter(period.holds()), raw_er_visits.filter(period.holds()), "er_visits", RULES)
 
 
 def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
-        raw: raw_er_visits.
+        raw: raw_er_visits, also of days around those that are asked for.
         hospitals: cleaned_hospitals, for the time zones.
         profiles: the source profiles.
         period: the service days; None: not known, and no visit lies outside of them.
     """
-    raw = completed(raw, profiles, "er_visits", ["hospital_id", "patient_id", "visit_id"])
+    thing = ["hospital_id", "patient_id", "visit_id"]
+    # What states no arrival of its own, nor any earlier record of its day, is a visit of no day.
+    raw = completed(raw, profiles, "er_visits", thing, of_its_day=["arrival_time"])
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
@@ -246,24 +258,6 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
-
-
-def in_order(frame: Frame, clocks: Sequence[str]) -> Frame:
-    """Read clocks of a repeated hour so that they follow each other, each taking the first reading that does.
-
-    Args:
-        frame: with the instants `clocks` and their other readings `<clock>_second`.
-        clocks: in the order in which they are reached.
-    """
-    # Step by step: what one clock is decides about the next.
-    frame = frame.with_columns(_latest=nw.col(clocks[0]))
-    for clock in clocks[1:]:
-        first, second = nw.col(clock), nw.col(f"{clock}_second")
-        is_second = (first < nw.col("_latest")) & (second >= nw.col("_latest"))
-        frame = frame.with_columns(nw.when(is_second).then(second).otherwise(first).alias(clock)).with_columns(
-            _latest=nw.max_horizontal("_latest", clock)
-        )
-    return frame.drop("_latest")
 
 
 def _derived_clocks(profiles: Profiles) -> list[nw.Expr]:

@@ -24,7 +24,7 @@ from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures.thresholds import MAXIMUM_AGE_YEARS
-from hospital_assets.warehouse.dialect import Frame, resolve_instants
+from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A patient record needs a number.", "quarantine")
 RECORDED_AT_MISSING = Rule("recorded_at_missing", "A patient record must say when it was written.", "quarantine")
@@ -72,7 +72,8 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
     frame = read_dates(frame, profiles, "patients", {"_birth_date": "birth_date"})
     frame = read_numbers(frame, profiles, "patients", {"_age": "age_years"})
     valid_age = (nw.col("_age") >= 0) & (nw.col("_age") <= MAXIMUM_AGE_YEARS)
-    recorded_on = nw.col("recorded_at").dt.date()
+    frame = local_clocks(frame, {"_recorded_local": "recorded_at"}, "_zone")
+    recorded_on = nw.col("_recorded_local").dt.date()
     frame = frame.with_columns(
         patient_id=identity(profiles, "patient_id"),
         _landed_birth_date=text("birth_date"),

@@ -16,7 +16,7 @@ from typing import Literal
 import narwhals as nw
 
 from hospital_assets.assets import dedupe
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
 from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
 from hospital_assets.landing.profile import Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
@@ -396,7 +396,9 @@ def text(column: str) -> nw.Expr:
     return nw.when(~is_blank(column)).then(nw.col(column).str.strip_chars())
 
 
-def completed(raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str]) -> Frame:
+def completed(
+    raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str], of_its_day: Sequence[str] = ()
+) -> Frame:
     """Complete the records of sources that state only what they know (`is_partial`).
 
     A value that a record does not state is that of the newest earlier record of the same thing that
@@ -407,6 +409,7 @@ def completed(raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str]
         profiles: the source profiles.
         subject: the subject.
         thing: columns that identify what a record is about.
+        of_its_day: columns that are completed from records of the same service day only.
     """
     partial = sources_of(profiles, subject, lambda spec: spec.is_partial)
     if not partial:
@@ -421,11 +424,33 @@ def completed(raw: Frame, profiles: Profiles, subject: str, thing: Sequence[str]
     records = resolve_instants(records, {"_written_at": "_written"}, "_zone")
     order = ["_written_at", "source_file", "source_line", "source_part"]
     stated = [name for name in canonical_columns(subject) if name not in (*thing, "recorded_at")]
+    day = [PARTITION_COLUMN] if PARTITION_COLUMN in raw.columns else []
     records = records.with_columns(
-        nw.col(name).fill_null(strategy="forward").over("source_profile", *thing, order_by=order) for name in stated
+        nw.col(name)
+        .fill_null(strategy="forward")
+        .over("source_profile", *thing, *(day if name in of_its_day else []), order_by=order)
+        for name in stated
     )
     names = raw.columns
     return nw.concat([raw.filter(~is_partial).select(*names), records.select(*names)], how="vertical")
+
+
+def in_order(frame: Frame, clocks: Sequence[str]) -> Frame:
+    """Read clocks of a repeated hour so that they follow each other, each taking the first reading that does.
+
+    Args:
+        frame: with the instants `clocks` and their other readings `<clock>_second`.
+        clocks: in the order in which they are reached.
+    """
+    # Step by step: what one clock is decides about the next.
+    frame = frame.with_columns(_latest=nw.col(clocks[0]))
+    for clock in clocks[1:]:
+        first, second = nw.col(clock), nw.col(f"{clock}_second")
+        is_second = (first < nw.col("_latest")) & (second >= nw.col("_latest"))
+        frame = frame.with_columns(nw.when(is_second).then(second).otherwise(first).alias(clock)).with_columns(
+            _latest=nw.max_horizontal("_latest", clock)
+        )
+    return frame.drop("_latest")
 
 
 def identity(profiles: Profiles, column: str) -> nw.Expr:

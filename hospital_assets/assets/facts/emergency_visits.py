@@ -223,8 +223,8 @@ def measured(frame: Frame) -> Frame:
 def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Frame:
     """Visits whose stored condition is not the one that holds now.
 
-    Only visits with a diagnosis that is dated on another day are looked at: a run over the visit's day
-    has seen all others.
+    Only visits with a diagnosis that is dated on another day, and those that have lost their last one, are looked at:
+    a run over the visit's day has seen all others.
     """
     stored = visits.select("visit_id", "service_date", _stored_key=nw.col("condition_key"))
     elsewhere = (
@@ -234,9 +234,17 @@ def other_conditions(visits: Frame, diagnoses: Frame, conditions: Frame) -> Fram
         .select("visit_id", "service_date", "_stored_key")
         .unique()
     )
-    elsewhere = checkpoint(elsewhere)
-    now = principal_conditions(diagnoses.join(elsewhere.select("visit_id"), on="visit_id", how="semi"), conditions)
-    return elsewhere.join(now, on="visit_id", how="inner").filter(nw.col("condition_key") != nw.col("_stored_key"))
+    lost = stored.filter(nw.col("_stored_key") != NOT_YET_KEY).join(
+        diagnoses.select("visit_id").unique(), on="visit_id", how="anti"
+    )
+    names = ["visit_id", "service_date", "_stored_key"]
+    asked = checkpoint(nw.concat([frame.select(*names) for frame in (elsewhere, lost)], how="vertical"))
+    now = principal_conditions(diagnoses.join(asked.select("visit_id"), on="visit_id", how="semi"), conditions)
+    return (
+        asked.join(now, on="visit_id", how="left")
+        .with_columns(condition_key=nw.coalesce(nw.col("condition_key"), nw.lit(NOT_YET_KEY)))
+        .filter(nw.col("condition_key") != nw.col("_stored_key"))
+    )
 
 
 def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) -> Frame:
@@ -245,7 +253,12 @@ def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) 
     Only visits with a message that is dated on another day are looked at, as for conditions.
     """
     known = stored.select(
-        "visit_id", "service_date", "is_cancelled", _stored_at=nw.col("departure_at"), _was_open=nw.col("is_open")
+        "visit_id",
+        "service_date",
+        "is_cancelled",
+        _stored_at=nw.col("departure_at"),
+        _stored_as=nw.col("disposition"),
+        _was_open=nw.col("is_open"),
     )
     elsewhere = checkpoint(
         events.select("visit_id", _event_date=nw.col("service_date"))
@@ -263,6 +276,7 @@ def other_ends(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) 
         nw.col("departure_at").is_null() != nw.col("_stored_at").is_null(),
         (nw.col("departure_at").is_null() & ~ends_by_day()) != nw.col("_was_open"),
         nw.col("departure_at") != nw.col("_stored_at"),
+        nw.coalesce("disposition", nw.lit("")) != nw.coalesce("_stored_as", nw.lit("")),
         ignore_nulls=True,
     )
     return now.filter(differs)

@@ -404,7 +404,7 @@ def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) ->
 
 
 def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
-    """Segments of visits with messages of several days whose stored end or class is not the one that holds now."""
+    """Segments of visits with messages of several days that are stored otherwise than they are now."""
     spread = checkpoint(
         events.group_by("visit_id")
         .agg(_first=nw.col(PARTITION_COLUMN).min(), _last=nw.col(PARTITION_COLUMN).max())
@@ -416,7 +416,8 @@ def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
         visits.join(spread, on="visit_id", how="semi"),
     )
     was = stored.join(spread, left_on="stay_id", right_on="visit_id", how="semi")
-    segment = [PARTITION_COLUMN, "stay_id", "stay_class", "segment_start_at", "segment_end_at", "stay_end_at"]
+    segment = [PARTITION_COLUMN, "stay_id", "stay_class", "segment_number", "segment_start_at", "segment_end_at"]
+    segment += ["stay_start_at", "stay_end_at", "discharge_disposition"]
     both = [frame.select(*segment, _count=nw.lit(count).cast(nw.Int64)) for frame, count in ((now, 1), (was, -1))]
     return (
         nw.concat(both, how="vertical")

@@ -74,7 +74,10 @@ def triaged_by_hour(visits: Frame, as_of: Sequence[date]) -> pl.DataFrame:
     day = nw.col("service_date")
     first, last = (as_of[0] - timedelta(days=SHARE_DAYS), as_of[-1]) if as_of else (date.max, date.min)
     found: pl.DataFrame = (
-        visits.filter(~nw.col("is_cancelled"), day > nw.lit(first), day <= nw.lit(last))
+        # Of an arrival known by its day only there is no hour.
+        visits.filter(
+            ~nw.col("is_cancelled"), ~nw.col("arrival_local").is_null(), day > nw.lit(first), day <= nw.lit(last)
+        )
         .select(
             "service_date",
             "hospital_key",

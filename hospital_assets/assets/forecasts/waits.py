@@ -77,7 +77,9 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
     # In one order, however they are stored: sums of floats differ in their last digits.
     order = ["arrival_local", "provider_at", "wait_minutes", "triage_level"]
     by_visit = (
-        visits.filter(~pl.col("is_cancelled"), pl.col("wait_minutes").is_not_null())
+        visits.filter(
+            ~pl.col("is_cancelled"), pl.col("wait_minutes").is_not_null(), pl.col("arrival_local").is_not_null()
+        )
         .select("service_date", "hospital_key", *order)
         .join(places, on="hospital_key")
         .sort("hospital_key", *order)

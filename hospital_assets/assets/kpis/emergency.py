@@ -7,7 +7,7 @@ definitions stand with the contracts. `dg.asset` functions only bring the column
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
@@ -87,12 +87,17 @@ def four_hour(visits: Frame) -> Frame:
     )
 
 
-@dg.asset(**table("kpi_boarding_daily"))
+# Who boards over midnight is taken in on another day.
+@dg.asset(**table("kpi_boarding_daily"), ins=all_days("fact_patient_flow"))
 def kpi_boarding_daily(
     fact_emergency_visits: Frame, fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
 ) -> Frame:
     """Boarding of admitted patients, by the department that took them."""
-    first = fact_patient_flow.filter(nw.col("stay_class") == "inpatient").with_columns(
+    admitted = with_hospital(fact_emergency_visits, dim_hospital).filter(
+        nw.col("disposition") == "admitted", ~nw.col("is_cancelled")
+    )
+    theirs = fact_patient_flow.join(admitted.select(stay_id="visit_id"), on="stay_id", how="semi")
+    first = theirs.filter(nw.col("stay_class") == "inpatient").with_columns(
         _first=nw.col("segment_number").min().over("stay_id")
     )
     destinations = (
@@ -104,11 +109,8 @@ def kpi_boarding_daily(
         )
         .select(nw.col("stay_id").alias("visit_id"), "destination_department")
     )
-    visits = (
-        with_hospital(fact_emergency_visits, dim_hospital)
-        .filter(nw.col("disposition") == "admitted", ~nw.col("is_cancelled"))
-        .join(destinations, on="visit_id", how="left")
-        .with_columns(destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown")))
+    visits = admitted.join(destinations, on="visit_id", how="left").with_columns(
+        destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown"))
     )
     return boarding(visits).select(nw.col(*CONTRACTS["kpi_boarding_daily"].column_names))
 

@@ -3,7 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import month_of, rates, with_totals
 from hospital_assets.assets.resources import ClockResource
@@ -19,6 +19,7 @@ from hospital_assets.warehouse.dialect import (
     hours_of,
     local_clocks,
 )
+from hospital_assets.warehouse.io_manager import period_of
 
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
@@ -133,10 +134,17 @@ def overstays(stays: Frame, as_of: nw.Expr) -> Frame:
     )
 
 
-@dg.asset(**table("kpi_discharge_before_noon_daily"))
-def kpi_discharge_before_noon_daily(fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
+# Whether a segment is the last of its stay, other days may tell.
+@dg.asset(**table("kpi_discharge_before_noon_daily"), ins=all_days("fact_patient_flow"))
+def kpi_discharge_before_noon_daily(
+    context: dg.AssetExecutionContext, fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
+) -> Frame:
     """Inpatients discharged alive before noon."""
-    stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
+    period = period_of(context)
+    assert period is not None  # noqa: S101  (the asset is partitioned)
+    mine = fact_patient_flow.filter(period.holds()).select("stay_id").unique()
+    theirs = fact_patient_flow.join(mine, on="stay_id", how="semi")
+    stays = stays_of(theirs, dim_hospital, dim_department).filter(period.holds())
     return before_noon(stays).select(nw.col(*CONTRACTS["kpi_discharge_before_noon_daily"].column_names))
 
 
