@@ -196,13 +196,18 @@ def test_a_day_built_again_alone_is_the_same(at_once: Settings, offset: int) -> 
     assert {name for name, rows in tables(at_once) if before[name] != rows} == set()
 
 
+#: The first message of a stay alone: the numbers of its other days' segments move.
+BEGUN = {"hl7v2-adt/c.hl7": message("A01", "20260111100000", "S1", cls="I", place="ICU")}
+
+
 @pytest.mark.slow
-def test_what_lands_later_is_as_if_it_had_been_there(at_once: Settings, tmp_path: Path) -> None:
-    settings = landed(tmp_path / "later", FIRST)
-    assert run(settings).succeeded
-    landed(settings.data_dir, LATER)
-    definitions = build_definitions(settings)
-    report = refresh(definitions, settings, (definitions.resources or {})["landing"])
+@pytest.mark.parametrize("later", [LATER, BEGUN], ids=["much", "the beginning of a stay"])
+def test_what_lands_later_is_as_if_it_had_been_there(later: Mapping[str, str], tmp_path: Path) -> None:
+    at_once, in_turn = landed(tmp_path / "once", FIRST, later), landed(tmp_path / "later", FIRST)
+    assert run(at_once).succeeded and run(in_turn).succeeded
+    landed(in_turn.data_dir, later)
+    definitions = build_definitions(in_turn)
+    report = refresh(definitions, in_turn, (definitions.resources or {})["landing"])
     assert report is not None and report.succeeded, report and (report.failures or report.failed_checks)
     once = dict(tables(at_once))
-    assert {name for name, rows in tables(settings) if once[name] != rows} == set()
+    assert {name for name, rows in tables(in_turn) if once[name] != rows} == set()

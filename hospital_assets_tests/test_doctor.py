@@ -180,6 +180,37 @@ def test_dev_says_who_has_its_port(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"(process {os.getpid()} of " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["dev"], ["dashboard"], ["listen", "hl7"], ["dagster", "webserver"], ["doctor"]])
+@pytest.mark.parametrize("port", ["99999", "-1", "abc", "٣"])
+def test_a_port_is_a_port(command: list[str], port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--data-dir", str(tmp_path), *command, f"--port={port}"])
+    assert ended.value.code == 2 and "a port is a number up to 65535" in capsys.readouterr().err
+
+
+def test_dev_needs_two_ports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = str(free_port())
+    assert main(["--data-dir", str(tmp_path), "dev", "--port", port, "--dashboard-port", port]) == 2
+    assert f"cannot share port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_dev_has_started_ends_with_it_even_when_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(tmp_path / "d"), "dev"]
+    ports = ["--port", str(free_port()), "--dashboard-port", "0"]
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True, env=environment) as dev:
+        assert dev.stdout is not None
+        assert any("ready:" in line for line in iter(dev.stdout.readline, ""))
+        listed = Path(f"/proc/{dev.pid}/task/{dev.pid}/children").read_text().split()
+        dev.kill()
+    assert len(listed) == 3
+    ends = time.monotonic() + 30
+    while left := [child for child in listed if Path(f"/proc/{child}").exists()]:
+        assert time.monotonic() < ends, left
+        time.sleep(0.2)
+
+
 def test_no_process_is_known_of_a_port_that_is_free() -> None:
     port = free_port()
     assert ports.state_of(port) == "free" and ports.listener_at(port) is None
@@ -342,6 +373,7 @@ def test_a_profile_that_cannot_be_used_is_named(quiet: Settings) -> None:
     write_profile(quiet, "broken", 'address = "nowhere"')
     assert "broken.toml" in found(quiet, "configuration").splitlines()[0]
     assert found(quiet, "configuration").startswith("error")
+    assert "ok: policy, alerts can be read" in found(quiet, "configuration")
 
 
 # Clocks and time zones ----------------------------------------------------------------------------------

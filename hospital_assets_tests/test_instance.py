@@ -21,6 +21,7 @@ from dagster._core.storage.runs.sqlite import SqliteRunStorage
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
+from hospital_assets.automation.presence import OF_COMMAND, end_dead_runs, run_lock
 from hospital_assets.automation.storages import HospitalRunStorage, HospitalScheduleStorage
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets_tests.postgresql import postgresql_server
@@ -195,3 +196,27 @@ def test_runs_and_ticks_are_seen_by_all_who_look(tmp_path: Path) -> None:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda n: (ours.run_storage.add_run(run(f"t{n}")), others.get_runs_count()), range(64)))
         assert stock.get_runs_count() == 67
+
+
+def test_a_run_whose_command_was_killed_is_ended_and_no_other(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+
+    def started(name: str, tags: dict[str, str]) -> str:
+        status = dg.DagsterRunStatus.STARTED
+        run = dg.DagsterRun("job", run_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)), status=status, tags=tags)
+        instance.add_run(run)
+        return run.run_id
+
+    with dagster_instance(settings) as instance:
+        killed, at_work, of_the_daemon = started("a", OF_COMMAND), started("b", OF_COMMAND), started("c", {})
+        with run_lock(settings, at_work):
+            assert end_dead_runs(settings, instance) == 1
+            assert end_dead_runs(settings, instance) == 0
+            states = {name: instance.get_run_by_id(name) for name in (killed, at_work, of_the_daemon)}
+        assert {name: run and run.status for name, run in states.items()} == {
+            killed: dg.DagsterRunStatus.FAILURE,
+            at_work: dg.DagsterRunStatus.STARTED,
+            of_the_daemon: dg.DagsterRunStatus.STARTED,
+        }
+        assert end_dead_runs(settings, instance) == 1
+    assert list((settings.dagster_home / "at_work").iterdir()) == []

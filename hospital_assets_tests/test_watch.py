@@ -36,6 +36,7 @@ from hospital_assets.automation.sensors import WATCHER_SECONDS, landing_sensor
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.automation.watch import _carry_out as carry_out
 from hospital_assets.automation.watch import _step as step
+from hospital_assets.cli import main
 from hospital_assets.clock import SimulatedClock, hospital_now, is_live, write_simulated_clock
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.live import LiveBoard
@@ -426,6 +427,23 @@ def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goe
     assert raised == ["native/vitals/bad.json"]
 
 
+@pytest.mark.slow
+def test_for_files_that_cannot_be_read_a_refresh_makes_the_ledger_alone(
+    copied: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    land(copied, "page.json", "<html>\n<body>sign in</body>\n</html>\n")
+    (copied.landing / "stray.csv").write_text("a,b\n1,2\n")
+    definitions = build_definitions(copied)
+    report = refresh(definitions, copied, zone(definitions))
+    assert report is not None and report.not_loaded == {"unreadable": 1, "unrecognised": 1}
+    made = {step.name for step in report.steps if not step.name.endswith("_checks")}
+    assert made == {"raw_landed_files", "standing"}
+    assert refresh(definitions, copied, zone(definitions)) is None
+    assert main(["--data-dir", str(copied.data_dir), "status"]) == 0
+    said = capsys.readouterr().out
+    assert "page.json: this is an HTML page" in said and "stray.csv: no source profile" in said
+
+
 @pytest.mark.nightly
 def test_a_file_that_always_fails_is_quarantined_by_refresh_and_the_rest_goes_on(
     copied: Settings, monkeypatch: pytest.MonkeyPatch
@@ -588,6 +606,8 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     # Hours count once they have begun.
     as_of |= {"fact_bed_occupancy", "kpi_occupancy_daily", "kpi_department_flow_daily"}
     as_of |= {"kpi_crowding_hourly", "kpi_staffing_hourly"}
+    # A day that is not over is none that forecasts are made from.
+    as_of |= {name for name, contract in CONTRACTS.items() if contract.layer == "forecasts" or "forecast" in name}
 
     def timeless(other: Settings) -> dict[str, str]:
         return {name: rows for name, rows in tables(other) if name not in as_of}

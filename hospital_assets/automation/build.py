@@ -6,6 +6,7 @@ ordinary Dagster runs: they stand in the UI's history like any other.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from hospital_assets.automation.loading import (
     scope_of,
     wall_clock,
 )
+from hospital_assets.automation.presence import OF_COMMAND, end_dead_runs, run_lock
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS
@@ -279,6 +281,7 @@ class _Runs:
     def __enter__(self) -> _Runs:
         self._started = time.perf_counter()
         self._instance = self._stack.enter_context(dagster_instance(self._settings))
+        end_dead_runs(self._settings, self._instance)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -302,10 +305,11 @@ class _Runs:
         total = len(self.report.steps) + len(planned)
         self._instance.add_event_listener(run_id, _Listener(self.report, total, self._progress))
         # A range, also of one day: a job of checks alone has no partitions of its own.
-        over = {"tags": range_tags(*(day.isoformat() for day in days))} if days else {}
+        over = {"tags": OF_COMMAND | (range_tags(*(day.isoformat() for day in days)) if days else {})}
         ran = len(self.report.steps)
         try:
-            result = execute(job, self._instance, over, selection, run_id)
+            with run_lock(self._settings, run_id):
+                result = execute(job, self._instance, over, selection, run_id)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             raise BuildError(_interrupted(planned, {step.name for step in self.report.steps[ran:]})) from None
         failed = [event for event in result.all_events if event.is_step_failure]
@@ -324,15 +328,16 @@ class _Runs:
         graph = self._definitions.resolve_asset_graph()
         for request in requests:
             # Who asks by hand has reference data count for every day, and hospitals have every day's time zones.
+            undated = {name for name in request.subjects if name in LANDED and not CONTRACTS[f"raw_{name}"].partitioned}
             selection: list[dg.AssetKey] = []
             span: Span | None = None
-            if request.days is not None and "hospitals" not in request.subjects:
+            if not ("hospitals" in undated or (undated and request.days is None)):
                 selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
             days = _days(self._settings, *(span or (None, None)))
             self._loaded.append(days)
             self.report.first = min(first for first, _ in self._loaded)
             self.report.last = max(last for _, last in self._loaded)
-            outcomes[request.run_key] = self.run("full_refresh", days, selection)
+            outcomes[request.run_key] = self.run("full_refresh", days if span or not selection else None, selection)
         return outcomes
 
     def refresh_stale(self) -> None:
@@ -358,7 +363,17 @@ def _interrupted(planned: Sequence[str], ran: Collection[str | None]) -> str:
 
 def _is_interrupted(event: dg.DagsterEvent) -> bool:
     error = event.step_failure_data.error
-    return error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
+    return error is not None and (
+        error.cls_name == dg.DagsterExecutionInterruptedError.__name__ or _was_querying(event)
+    )
+
+
+def _was_querying(event: dg.DagsterEvent) -> bool:
+    """Whether a signal met DuckDB at work, which makes an error of its own of it."""
+    error = event.step_failure_data.error
+    while error is not None and "Query interrupted" not in error.message:
+        error = error.cause
+    return error is not None
 
 
 def _is_blocked_check(event: dg.DagsterEvent) -> bool:
@@ -414,6 +429,9 @@ class _Listener:
         step = event.step_key or ""
         if event.event_type == dg.DagsterEventType.STEP_START:
             self.started[step] = entry.timestamp
+        elif event.is_step_failure and _was_querying(event):
+            # Dagster has not heard of it, and would go on.
+            signal.raise_signal(signal.SIGINT)
         elif event.is_step_materialization:
             found = event.step_materialization_data.materialization
             name = found.asset_key.path[-1]

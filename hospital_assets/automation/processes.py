@@ -7,7 +7,9 @@ here: how each is started. Does not: who starts them (`hospital dev` together, s
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +25,8 @@ Process = Literal["code", "webserver", "daemon"]
 CODE_SOCKET = "HOSPITAL_CODE_SOCKET"
 #: The longest name that the system gives a socket, less the mark of its kind.
 _LONGEST_SOCKET = 100
+#: Of `prctl`: PR_SET_PDEATHSIG.
+_SET_SIGNAL_AT_PARENT_S_END = 1
 _WORKSPACE = """\
 # Written at each start. Where Dagster's webserver and daemon find the definitions.
 load_from:
@@ -70,6 +74,12 @@ def command_of(process: Process, settings: Settings, socket: Path, port: int = 3
     at = ["-h", "127.0.0.1", "-p", str(port), *(["--path-prefix", prefix] if prefix else [])]
     quiet = ["--uvicorn-log-level", "warning", "--dagster-log-level", "warning", *as_json]
     return [*module, "dagster_webserver", "-w", str(workspace), *at, *quiet]
+
+
+def end_with_parent() -> None:
+    """Have the system end this process when the one that starts it has gone, however it went: on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_SIGNAL_AT_PARENT_S_END, signal.SIGTERM)
 
 
 def environment_of(settings: Settings) -> Mapping[str, str]:

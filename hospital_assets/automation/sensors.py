@@ -29,7 +29,7 @@ from hospital_assets.automation.loading import (
     stopped_in_words,
     wall_clock,
 )
-from hospital_assets.automation.presence import is_watched
+from hospital_assets.automation.presence import end_dead_runs, is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
@@ -152,9 +152,11 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
         job_name="refresh_stale_partitions",
         minimum_interval_seconds=FOLLOW_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Asks for the days that the table stale_partitions names.",
+        description="Asks for the days that the table stale_partitions names; ends runs whose command was killed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if ended := end_dead_runs(settings, kept_instance(context)):
+            context.log.warning(f"{ended} runs were ended: the commands that carried them out had been killed")
         found = kept_instance(context).fetch_materializations(dg.AssetKey("stale_partitions"), limit=1)
         if not found.records:
             return dg.SkipReason("nothing was built yet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals, terminal
+from hospital_assets.cli.serving import port_number
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, write_settings
 
@@ -99,7 +101,7 @@ def add_commands(commands: Commands) -> None:
     listened = sources.add_parser(
         "hl7", help="receive HL7 v2 messages over the network (MLLP) and acknowledge what has landed"
     )
-    listened.add_argument("--port", type=int, default=2575)
+    listened.add_argument("--port", type=port_number, default=2575)
     listened.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     listened.add_argument("--profile", default="hl7v2-adt", help="source profile to land for")
     listened.add_argument("--tls-cert", type=Path, metavar="PEM", help="server certificate chain")
@@ -129,6 +131,8 @@ def _simulate(options: argparse.Namespace, settings: Settings) -> int:
         options.days = 7 if options.live else 90
     if options.days < 1:
         raise ValueError("--days must be at least 1")
+    if not 0 < options.scale < math.inf:
+        raise ValueError("--scale must be above 0")
     if options.live:
         return _simulate_live(options, settings)
     from hospital_assets.simulator import simulate

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hospital_assets.cli.serving import port_number
 from hospital_assets.settings import Settings, engine_from_environment
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def add_commands(commands: Commands) -> None:
         "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to look at"
     )
     doctor.add_argument(
-        "--port", type=int, action="append", default=[], help="where a service will listen, besides the usual"
+        "--port", type=port_number, action="append", default=[], help="where a service will listen, besides the usual"
     )
     doctor.add_argument(
         "--sources", action="store_true", help="ask each source elsewhere whether it answers, and what time it is there"
@@ -43,7 +44,9 @@ def add_commands(commands: Commands) -> None:
 
     dagster = commands.add_parser("dagster", help="run one of Dagster's processes alone, as a service does")
     dagster.add_argument("process", choices=["code", "webserver", "daemon"])
-    dagster.add_argument("--port", type=int, default=3000, help="of the webserver, on this machine only (default 3000)")
+    dagster.add_argument(
+        "--port", type=port_number, default=3000, help="of the webserver, on this machine only (default 3000)"
+    )
     dagster.add_argument(
         "--path-prefix", default="", help="path under which a proxy shows the webserver, as in /dagster"
     )

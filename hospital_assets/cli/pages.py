@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli.console import stopped_by_signals
-from hospital_assets.cli.serving import add_address, address_of, metrics_of
+from hospital_assets.cli.serving import add_address, address_of, metrics_of, port_number
 from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     dev = commands.add_parser("dev", help="start the Dagster UI and the dashboard")
-    dev.add_argument("--port", default="3000")
-    dev.add_argument("--dashboard-port", default="8000", help="port of the dashboard; 0 starts none")
+    dev.add_argument("--port", type=port_number, default=3000)
+    dev.add_argument("--dashboard-port", type=port_number, default=8000, help="port of the dashboard; 0 starts none")
     dev.set_defaults(run=_dev)
 
     dashboard = commands.add_parser("dashboard", help="serve the dashboard")
@@ -52,8 +52,10 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.operations.ports import listener_at
     from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
 
-    ports = {"Dagster": int(options.port), "the dashboard": int(options.dashboard_port)}
+    ports = {"Dagster": options.port, "the dashboard": options.dashboard_port}
     ports = {name: port for name, port in ports.items() if port}
+    if options.port == options.dashboard_port:
+        raise SettingsError(f"Dagster and the dashboard cannot share port {options.port}: choose another for one")
     for name, port in ports.items():
         if _answers(port):
             by = listener_at(port)
@@ -82,11 +84,18 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
         programs = {
             # The others look for the definitions at their start.
             "Dagster's code server": (command_of("code", settings, socket), socket.exists),
-            "Dagster": (command_of("webserver", settings, socket, int(options.port)), answers("Dagster")),
+            "Dagster": (command_of("webserver", settings, socket, options.port), answers("Dagster")),
             "Dagster's daemon": (command_of("daemon", settings, socket), lambda: True),
         }
         if "the dashboard" in ports:
-            dashboard = [sys.executable, "-m", "hospital_assets.cli", "dashboard", "--port", options.dashboard_port]
+            dashboard = [
+                sys.executable,
+                "-m",
+                "hospital_assets.cli",
+                "dashboard",
+                "--port",
+                str(options.dashboard_port),
+            ]
             programs["the dashboard"] = (dashboard, answers("the dashboard"))
         urls = ", ".join(f"{name} http://localhost:{port}" for name, port in ports.items())
         return _run_together(programs, environment, f"ready: {urls} (Ctrl-C ends both)", stop)
@@ -99,6 +108,8 @@ def _run_together(
     stop: threading.Event,
 ) -> int:
     """Run programs, the others after the first is ready, until one ends or a signal to stop comes; then end all."""
+    from hospital_assets.automation.processes import end_with_parent
+
     running: dict[str, subprocess.Popen[bytes]] = {}
     first, *others = programs
     starting = [first]
@@ -106,14 +117,16 @@ def _run_together(
     try:
         while True:
             for name in starting:
-                running[name] = subprocess.Popen(programs[name][0], env=environment)  # noqa: S603
+                running[name] = subprocess.Popen(  # noqa: S603
+                    programs[name][0], env=environment, preexec_fn=end_with_parent
+                )
             starting = []
             if stop.wait(0.2):
                 return 0
             ended = [name for name, process in running.items() if process.poll() is not None]
             if ended:
                 print(f"hospital: {ended[0]} has ended, see above; stopping the rest", file=sys.stderr)
-                return running[ended[0]].returncode or 1
+                return 1
             ready = [is_ready() for name, (_, is_ready) in programs.items() if name in running]
             if all(ready) and len(running) == 1:
                 starting = others

@@ -12,12 +12,23 @@ if TYPE_CHECKING:
     from hospital_assets.settings import Settings
 
 
+def port_number(text: str) -> int:
+    """A port as an option gives it.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"a port is a number up to 65535, not {text}")
+    return int(text)
+
+
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     """Add the options to a command."""
     parser.add_argument(
         "--host", default="127.0.0.1", help="any address other than loopback needs users and a certificate"
     )
-    parser.add_argument("--port", type=int, default=port, help=f"default {port}")
+    parser.add_argument("--port", type=port_number, default=port, help=f"default {port}")
     parser.add_argument("--certificate", type=Path, help="PEM file, for addresses that others can reach")
     parser.add_argument("--certificate-key", type=Path, help="its key")
     parser.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Runs of Dagster that are shown, newest first.
 _MOST_RUNS = 5
-#: States of landed files that nobody has to do anything about.
-_SOUND = ("ready", "companion", "duplicate", "empty")
+#: Files of one state that are named; the quality page names all.
+_MOST_FILES = 5
 
 
 def add_commands(commands: Commands) -> None:
@@ -71,6 +70,7 @@ def _at_work(settings: Settings) -> list[str]:
 
 def _files(settings: Settings) -> list[str]:
     """Landed files by what became of them, with what to do."""
+    from hospital_assets.checks.accounting import NOT_LOADED
     from hospital_assets.landing.profile import LANDED, UNRECOGNISED
     from hospital_assets.landing.zone import LandingResource
     from hospital_assets.warehouse.loads import read_ledger_copy
@@ -90,9 +90,14 @@ def _files(settings: Settings) -> list[str]:
     ]
     if waiting:
         lines.append(f"{len(waiting):,} waiting to be loaded")
-    for state, count in sorted(Counter(ledger["state"].to_list()).items()):
-        if state not in _SOUND:
-            lines.append(f"{count:,} {state}: see `hospital check --last` and the quality page")
+    for state in NOT_LOADED:
+        files = ledger.filter(ledger["state"] == state).unique("source_file").sort("source_file")
+        if files.height:
+            lines.append(f"{files.height:,} {state}")
+            named = files.head(_MOST_FILES).select("source_file", "problem").iter_rows()
+            lines += [f"  {name}: {problem or 'no reason is known'}" for name, problem in named]
+            if files.height > _MOST_FILES:
+                lines.append("  and more: `hospital report quality` writes a page that names all")
     if held_back:
         lines.append(f"{len(held_back):,} held back or quarantined: `hospital retry` tries them again")
     return lines

@@ -292,12 +292,12 @@ def _configuration(settings: Settings) -> Iterator[_Found]:
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.publishing.policy import load_policy
 
-    sound = ["profiles"]
     looks: list[tuple[str, Callable[[], object]]] = [
         ("policy", lambda: load_policy(settings)),
         ("alerts", lambda: load_alert_settings(settings)),
     ]
     profiles = load_profiles(settings.profiles_folder)
+    sound = [] if profiles.unusable else ["profiles"]
     for problem in profiles.unusable.values():
         yield "error", problem, "correct it; `hospital profiles list` names all"
     if settings.identity is not None:

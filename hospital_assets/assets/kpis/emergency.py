@@ -98,10 +98,10 @@ def kpi_boarding_daily(
     )
     theirs = fact_patient_flow.join(admitted.select(stay_id="visit_id"), on="stay_id", how="semi")
     first = theirs.filter(nw.col("stay_class") == "inpatient").with_columns(
-        _first=nw.col("segment_number").min().over("stay_id")
+        _number=nw.col("segment_number").cum_count().over("stay_id", order_by=["segment_start_at", "segment_number"])
     )
     destinations = (
-        first.filter(nw.col("segment_number") == nw.col("_first"))
+        first.filter(nw.col("_number") == 1)
         .join(
             dim_department.select("department_key", destination_department=nw.col("department_name")),
             on="department_key",

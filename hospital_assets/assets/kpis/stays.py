@@ -24,9 +24,10 @@ from hospital_assets.warehouse.io_manager import period_of
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
     """One row per stay and class, with its hospital, last department and local days."""
-    last = flow.with_columns(_last=nw.col("segment_number").max().over("stay_id", "stay_class")).filter(
-        nw.col("segment_number") == nw.col("_last")
-    )
+    # By time: the days of a stay are not numbered anew at the same moment.
+    left = nw.col("segment_number").cum_count(reverse=True)
+    order = ["segment_start_at", "segment_number"]
+    last = flow.with_columns(_left=left.over("stay_id", "stay_class", order_by=order)).filter(nw.col("_left") == 1)
     stays = last.join(hospitals.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left").join(
         departments.select("department_key", "department_name"), on="department_key", how="left"
     )
