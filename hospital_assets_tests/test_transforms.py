@@ -578,15 +578,16 @@ def test_a_message_of_another_day_makes_the_day_of_its_visit_stale(on: Engine) -
     stored = pl.DataFrame(
         {"visit_id": ["V"], "service_date": [day], "is_cancelled": [False], "departure_at": [None], "is_open": [True]},
         schema_overrides={"departure_at": contract.polars_schema["departure_at"]},
-    )
+    ).with_columns(disposition=pl.lit(None, dtype=pl.String))
 
     def stale(stored: pl.DataFrame, rows: pl.DataFrame) -> list[date]:
         return collect(other_ends(on(stored), on(visits), on(rows), load_profiles(None)))["service_date"].to_list()
 
     assert stale(stored, rows) == [day]
     assert stale(stored, rows.head(1)) == []
-    ended_then = stored.with_columns(departure_at=rows["event_at"][1], is_open=False)
+    ended_then = stored.with_columns(departure_at=rows["event_at"][1], is_open=False, disposition=pl.lit("admitted"))
     assert stale(ended_then, rows) == []
+    assert stale(ended_then.with_columns(disposition=pl.lit("home")), rows) == [day]
     cancelled = rows.with_columns(event_type=pl.Series(["A04", "A11"]), department_name=pl.lit("Emergency"))
     assert stale(stored, cancelled) == [day]
 

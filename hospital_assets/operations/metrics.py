@@ -246,7 +246,7 @@ def _files(settings: Settings) -> Iterator[Value]:
 #: Columns of the ledger's copy that are needed: what a file is, and whether it waits.
 _LEDGER = [
     *("source_file", "file_bytes", "file_modified_ns", "source_profile", "subject", "file_sha256", "state"),
-    *("first_seen_at", "service_dates", "is_loaded", "loaded_dates", "outdated_dates"),
+    *("first_seen_at", "service_dates", "is_loaded", "loaded_dates", "loaded_row_count", "row_count", "outdated_dates"),
 ]
 
 
