@@ -21,7 +21,7 @@ from dagster._core.storage.runs.sqlite import SqliteRunStorage
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
-from hospital_assets.automation.presence import OF_COMMAND, end_dead_runs, run_lock
+from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, run_lock
 from hospital_assets.automation.storages import HospitalRunStorage, HospitalScheduleStorage
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets_tests.postgresql import postgresql_server

@@ -33,7 +33,7 @@ from hospital_assets.automation.loading import (
     scope_of,
     wall_clock,
 )
-from hospital_assets.automation.presence import OF_COMMAND, end_dead_runs, run_lock
+from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, run_lock
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS

@@ -1,7 +1,7 @@
-"""Who is at work on a data directory: a watcher, for whom sensors leave fresh files, Dagster's daemon, or a command.
+"""Who is at work on a data directory: a watcher, so that sensors leave fresh files to it, or Dagster's daemon.
 
-A watcher holds a lock for as long as the process lives, and so does a command for each of its runs: the system lets go
-of it whatever happens. The daemon leaves a heartbeat in its instance.
+A watcher holds a lock for as long as the process lives: the system lets go of it whatever happens. The daemon
+leaves a heartbeat in its instance.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-import dagster as dg
-
-from hospital_assets.automation.instance import UNFINISHED
 from hospital_assets.files import is_locked
 from hospital_assets.settings import Settings
 
@@ -25,42 +22,17 @@ HEARTBEAT_SECONDS = 90
 
 def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
     """Hold the place of the one watcher of a data directory; False where another has it."""
-    return _held(_lock_file(settings))
+    return held(_lock_file(settings))
 
 
 def dev_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
     """Hold the place of the one `hospital dev` of a data directory; False where another has it."""
-    return _held(_dev_file(settings))
-
-
-#: Tag of a run that a command carries out itself: nobody but the command can end it.
-OF_COMMAND = {"hospital/process": "command"}
+    return held(_dev_file(settings))
 
 
 @contextlib.contextmanager
-def run_lock(settings: Settings, run_id: str) -> Iterator[None]:
-    """Show for as long as a command carries out a run that it does."""
-    path = _run_file(settings, run_id)
-    try:
-        with _held(path):
-            yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def end_dead_runs(settings: Settings, instance: dg.DagsterInstance) -> int:
-    """Have Dagster know of runs whose command was killed; returns how many. Others would wait for them for hours."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=OF_COMMAND))
-    dead = [run for run in runs if not is_locked(_run_file(settings, run.run_id))]
-    for run in dead:
-        instance.report_run_failed(run, "the command that carried it out was killed")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        _run_file(settings, run.run_id).unlink(missing_ok=True)
-    return len(dead)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[bool]:
+def held(path: Path) -> Iterator[bool]:
+    """Hold a lock for as long as this process lives; False where another has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         for pause in (*[0.02] * 5, None):
@@ -106,10 +78,6 @@ def at_work(settings: Settings, now: datetime) -> list[str]:
         since = now.timestamp() - HEARTBEAT_SECONDS
         has_daemon = any(beat.timestamp >= since for beat in instance.get_daemon_heartbeats().values())
     return [*found, "Dagster's daemon"] if has_daemon else found
-
-
-def _run_file(settings: Settings, run_id: str) -> Path:
-    return settings.dagster_home / "at_work" / f"{run_id}.lock"
 
 
 def _dev_file(settings: Settings) -> Path:

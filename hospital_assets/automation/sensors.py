@@ -29,7 +29,8 @@ from hospital_assets.automation.loading import (
     stopped_in_words,
     wall_clock,
 )
-from hospital_assets.automation.presence import end_dead_runs, is_watched
+from hospital_assets.automation.own_runs import end_dead_runs
+from hospital_assets.automation.presence import is_watched
 from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
