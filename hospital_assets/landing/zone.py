@@ -172,8 +172,8 @@ class LandingZone:
                 rows = _as_first_seen([row for rows in examined for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
         if rows:
-            ledger = self._counted(ledger, hashed["source_file"].to_list(), profiles)
-            ledger = self._dated_anew(ledger, hashed["source_file"].to_list())
+            is_fresh = pl.col("source_file").is_in(hashed["source_file"].implode())
+            ledger = self._dated_anew(self._counted(ledger, is_fresh), is_fresh)
         return ledger.sort("source_file", "subject")
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
@@ -481,9 +481,8 @@ class LandingZone:
             return {**found, "state": "unreadable", "problem": why_unreadable(error)}
         return found
 
-    def _counted(self, ledger: pl.DataFrame, fresh: Sequence[str], profiles: Mapping[str, Profile]) -> pl.DataFrame:
-        """Fill in rows, unreadable rows and service days of freshly found files."""
-        is_fresh = pl.col("source_file").is_in(list(fresh))
+    def _counted(self, ledger: pl.DataFrame, is_fresh: pl.Expr) -> pl.DataFrame:
+        """Fill in rows, unreadable rows and service days where they are not known yet."""
         is_todo = is_fresh & pl.col("state").is_in(["ready", "companion"])
         groups: list[tuple[str, str]] = ledger.filter(is_todo).select("source_profile", "subject").unique().rows()
         counted: dict[tuple[str, str], pl.DataFrame] = {}
@@ -532,16 +531,15 @@ class LandingZone:
             .select(_LEDGER.column_names)
         )
 
-    def _dated_anew(self, ledger: pl.DataFrame, fresh: Sequence[str]) -> pl.DataFrame:
+    def _dated_anew(self, ledger: pl.DataFrame, is_fresh: pl.Expr) -> pl.DataFrame:
         """The ledger with the service days that records have by the zones and visits which are known now.
 
         Args:
             ledger: of all files.
-            fresh: those that were just counted.
+            is_fresh: those that were just counted.
         """
         sources = set(ledger["source_profile"]) & set(self.profiles)
         zones = {name: _digest(self.zones(ledger, self.profiles[name])) for name in sources}
-        is_fresh = pl.col("source_file").is_in(list(fresh))
         is_dated = pl.col("subject").is_in([name for name in LANDED if CONTRACTS[f"raw_{name}"].partitioned])
         is_loadable = pl.col("state").is_in(["ready", "companion"])
         now = pl.col("source_profile").replace_strict(zones, default=None, return_dtype=pl.String)
@@ -553,10 +551,12 @@ class LandingZone:
             if any(one.date_from and (name, one.date_from.subject) in came for one in spec.layouts)
         ]
         is_outdated = pl.any_horizontal(pl.col("dated_by_sha256") != now, *depending)
-        outdated = ledger.filter(is_dated & is_loadable & ~is_fresh & is_outdated)["source_file"].unique().to_list()
-        if outdated:
-            ledger = self._counted(ledger, outdated, self.profiles)
-        is_new = is_fresh | pl.col("source_file").is_in(outdated)
+        outdated = ledger.filter(is_dated & is_loadable & ~is_fresh & is_outdated)
+        is_new = is_fresh
+        for (subject,), rows in outdated.partition_by("subject", as_dict=True).items():
+            # No other subject of the same files is read for that.
+            is_one = (pl.col("subject") == subject) & pl.col("source_file").is_in(rows["source_file"].implode())
+            ledger, is_new = self._counted(ledger, is_one), is_new | is_one
         return ledger.with_columns(
             dated_by_sha256=pl.when(is_dated & is_loadable & is_new).then(now).otherwise("dated_by_sha256")
         )
