@@ -54,7 +54,7 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
     ports = {"Dagster": options.port, "the dashboard": options.dashboard_port}
     ports = {name: port for name, port in ports.items() if port}
-    if options.port == options.dashboard_port:
+    if options.port == options.dashboard_port != 0:
         raise SettingsError(f"Dagster and the dashboard cannot share port {options.port}: choose another for one")
     for name, port in ports.items():
         if _answers(port):
