@@ -37,26 +37,7 @@ PLACES = {
 
 
 def visit(number: str, patient: str, arrived: str, seen: str, left: str) -> str:
-    row = [
-        number,
-        patient,
-        "H1",
-        "Emergency",
-        "",
-        "walk_in",
-        arrived,
-        "",
-        "",
-        "3",
-        "",
-        seen,
-        "",
-        left,
-        "home",
-        "",
-        left,
-    ]
-    return ",".join(row) + "\n"
+    return f"{number},{patient},H1,Emergency,,walk_in,{arrived},,,3,,{seen},,{left},home,,{left}\n"
 
 
 def code(number: str, visit_id: str, patient: str) -> str:

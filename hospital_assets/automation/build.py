@@ -31,6 +31,7 @@ from hospital_assets.automation.loading import (
     outcome_of,
     refresh_stale,
     scope_of,
+    undated,
     wall_clock,
 )
 from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, run_lock
@@ -328,10 +329,9 @@ class _Runs:
         graph = self._definitions.resolve_asset_graph()
         for request in requests:
             # Who asks by hand has reference data count for every day, and hospitals have every day's time zones.
-            undated = {name for name in request.subjects if name in LANDED and not CONTRACTS[f"raw_{name}"].partitioned}
             selection: list[dg.AssetKey] = []
             span: Span | None = None
-            if not ("hospitals" in undated or (undated and request.days is None)):
+            if "hospitals" not in request.subjects and (request.days is not None or not undated(request.subjects)):
                 selection, span = scope_of(request, graph, self._settings, partial(are_made, self._instance))
             days = _days(self._settings, *(span or (None, None)))
             self._loaded.append(days)
@@ -363,9 +363,8 @@ def _interrupted(planned: Sequence[str], ran: Collection[str | None]) -> str:
 
 def _is_interrupted(event: dg.DagsterEvent) -> bool:
     error = event.step_failure_data.error
-    return error is not None and (
-        error.cls_name == dg.DagsterExecutionInterruptedError.__name__ or _was_querying(event)
-    )
+    was_heard = error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
+    return was_heard or _was_querying(event)
 
 
 def _was_querying(event: dg.DagsterEvent) -> bool:

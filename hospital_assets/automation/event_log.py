@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import groupby
@@ -87,15 +87,20 @@ def history_home() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or load_settings(data_dir_from_environment()).dagster_home)
 
 
+def remembered(there: set[tuple[str, ...]], kind: str, is_there: Callable[..., bool], *name: str) -> bool:
+    """Whether something of a storage is there, asked for until it is: nothing ever goes."""
+    if (kind, *name) not in there and is_there(*name):
+        there.add((kind, *name))
+    return (kind, *name) in there
+
+
 class HospitalEventLogStorage(SqliteEventLogStorage):
     """As Dagster's own, with kept connections, events stored together, and checks that cover their range."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._kept: dict[str, db.Connection] = {}
         self._under_way: dict[str, db.Connection] = {}
-        self._tables: set[str] = set()
-        self._migrated: set[str] = set()
-        self._columns: set[str] = set()
+        self._there: set[tuple[str, ...]] = set()
         #: What is newest of an asset, by what was asked: its record, or tags of its partitions.
         self._newest: dict[AssetKey, dict[Hashable, Any]] = {}
         self._known_at: tuple[int, int] | None = None
@@ -120,21 +125,15 @@ class HospitalEventLogStorage(SqliteEventLogStorage):
 
     def has_table(self, table_name: str) -> bool:
         """Whether the index has a table; Dagster asks at each event of a check, and none ever goes."""
-        if table_name not in self._tables and super().has_table(table_name):
-            self._tables.add(table_name)
-        return table_name in self._tables
+        return remembered(self._there, "table", super().has_table, table_name)
 
     def has_secondary_index(self, name: str) -> bool:
         """Whether a migration of the index was made; none is ever unmade."""
-        if name not in self._migrated and super().has_secondary_index(name):
-            self._migrated.add(name)
-        return name in self._migrated
+        return remembered(self._there, "migration", super().has_secondary_index, name)
 
     def has_asset_key_col(self, column_name: str) -> bool:
         """Whether the table of assets has a column; Dagster looks at each record that it reads, and none ever goes."""
-        if column_name not in self._columns and super().has_asset_key_col(column_name):
-            self._columns.add(column_name)
-        return column_name in self._columns
+        return remembered(self._there, "column", super().has_asset_key_col, column_name)
 
     def get_asset_records(self, asset_keys: Sequence[AssetKey] | None = None) -> Sequence[AssetRecord]:
         """The newest records of assets: as read before, where nothing was written since."""

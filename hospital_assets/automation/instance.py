@@ -6,7 +6,7 @@ Belongs here: `DAGSTER_HOME` and what is written into it. Does not: what is run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
@@ -71,10 +71,15 @@ def end_unfinished_runs(settings: Settings, why: str) -> int:
     """
     with dagster_instance(settings) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-        for run in runs:
-            instance.report_run_failed(run, why)
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        end(instance, runs, why)
     return len(runs)
+
+
+def end(instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun], why: str) -> None:
+    """Have Dagster know that some runs are at work no more."""
+    for run in runs:
+        instance.report_run_failed(run, why)
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 #: States of runs that have not ended.

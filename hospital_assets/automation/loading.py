@@ -21,7 +21,7 @@ from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.refresh import Decision, Outcome, Request, State, decide
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.profile import DATED, LANDED
 from hospital_assets.landing.quarantine import change_quarantine
 from hospital_assets.landing.service_day import DAYS_AHEAD
 from hospital_assets.landing.waiting import Waiting, spans
@@ -146,6 +146,11 @@ def over(days: Span | None, settings: Settings) -> dict[str, Any]:
     return {"partition_key": first} if first == last else {"tags": range_tags(first, last)}
 
 
+def undated(subjects: Collection[str]) -> set[str]:
+    """Of some subjects those of reference data, which have no service days."""
+    return set(subjects) & set(LANDED) - DATED
+
+
 def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
     """What files without service days change: the ledger, reference data up to its dimensions, and the roster ahead.
 
@@ -153,14 +158,14 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
         graph: the asset graph (Dagster's type for it is not public).
         subjects: what the files feed.
     """
-    raw = [f"raw_{name}" for name in subjects if name in LANDED and not CONTRACTS[f"raw_{name}"].partitioned]
+    raw = [f"raw_{name}" for name in undated(subjects)]
     selection = dg.AssetSelection.assets(*raw).downstream() & dg.AssetSelection.groups("raw", "cleaned", "dimensions")
     found = selection.resolve(graph) if raw else set()
-    undated = {key for key in found if not CONTRACTS[key.path[-1]].partitioned}
+    tables = {key for key in found if not CONTRACTS[key.path[-1]].partitioned}
     ahead = {
         dg.AssetKey(f"{layer}_{name}_ahead") for name in subjects if name in DAYS_AHEAD for layer in ("raw", "fact")
     }
-    return sorted({dg.AssetKey("raw_landed_files"), *undated, *ahead})
+    return sorted({dg.AssetKey("raw_landed_files"), *tables, *ahead})
 
 
 def inputs_of(graph: Any, selection: Collection[dg.AssetKey]) -> set[dg.AssetKey]:

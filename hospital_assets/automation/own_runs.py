@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from hospital_assets.automation.instance import UNFINISHED
+from hospital_assets.automation.instance import UNFINISHED, end
 from hospital_assets.automation.presence import held
 from hospital_assets.files import is_locked
 from hospital_assets.settings import Settings
@@ -35,9 +35,8 @@ def end_dead_runs(settings: Settings, instance: dg.DagsterInstance) -> int:
     """Have Dagster know of runs whose command was killed; returns how many. Others would wait for them for hours."""
     runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=OF_COMMAND))
     dead = [run for run in runs if not is_locked(_run_file(settings, run.run_id))]
+    end(instance, dead, "the command that carried it out was killed")
     for run in dead:
-        instance.report_run_failed(run, "the command that carried it out was killed")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         _run_file(settings, run.run_id).unlink(missing_ok=True)
     return len(dead)
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import sqlalchemy as db
 from dagster._core.storage.runs.sqlite import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite import SqliteScheduleStorage
-from dagster._serdes import ConfigurableClassData
 
-from hospital_assets.automation.event_log import BUSY_TIMEOUT_SECONDS, history_home
+from hospital_assets.automation.event_log import BUSY_TIMEOUT_SECONDS, history_home, remembered
 
 
 class _Kept:
     """A storage whose connections stay open, and which remembers what is there: nothing of that ever goes."""
 
-    def __init__(self, conn_string: str, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(self, conn_string: str, inst_data: Any = None) -> None:
         # As many connections as there are threads that want one at a time.
         self._engine = db.create_engine(
             conn_string, max_overflow=-1, connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}
         )
-        self._there: set[str] = set()
+        self._there: set[tuple[str, ...]] = set()
         super().__init__(conn_string, inst_data)  # type: ignore[call-arg]
 
     @classmethod
@@ -43,9 +43,7 @@ class _Kept:
 
     def has_built_index(self, migration_name: str) -> bool:
         """Whether a migration of the storage was made."""
-        if migration_name not in self._there and super().has_built_index(migration_name):  # type: ignore[misc]
-            self._there.add(migration_name)
-        return migration_name in self._there
+        return remembered(self._there, "migration", super().has_built_index, migration_name)  # type: ignore[misc]
 
     def dispose(self) -> None:
         """Close what is open."""
@@ -57,30 +55,22 @@ class HospitalRunStorage(_Kept, SqliteRunStorage):
     """The runs of a data directory."""
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> HospitalRunStorage:
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> HospitalRunStorage:
         """Make the storage in `$DAGSTER_HOME/history`; without it, in the data directory."""
         return cls.from_local(str(history_home() / "history"), inst_data)
 
     def has_run_stats_index_cols(self) -> bool:
         """Whether runs say when they began and ended."""
-        if "stats" not in self._there and super().has_run_stats_index_cols():
-            self._there.add("stats")
-        return "stats" in self._there
+        return remembered(self._there, "columns", super().has_run_stats_index_cols)
 
 
 class HospitalScheduleStorage(_Kept, SqliteScheduleStorage):
     """The ticks and states of a data directory's sensors and schedules."""
 
     @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
-    ) -> HospitalScheduleStorage:
+    def from_config_value(cls, inst_data: Any, config_value: Mapping[str, Any]) -> HospitalScheduleStorage:
         """Make the storage in `$DAGSTER_HOME/schedules`; without it, in the data directory."""
         return cls.from_local(str(history_home() / "schedules"), inst_data)  # type: ignore[return-value]
 
     def _has_instigators_table(self, conn: db.Connection) -> bool:
-        if "instigators" not in self._there and super()._has_instigators_table(conn):
-            self._there.add("instigators")
-        return "instigators" in self._there
+        return remembered(self._there, "table", partial(super()._has_instigators_table, conn))

@@ -88,14 +88,7 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
             "Dagster's daemon": (command_of("daemon", settings, socket), lambda: True),
         }
         if "the dashboard" in ports:
-            dashboard = [
-                sys.executable,
-                "-m",
-                "hospital_assets.cli",
-                "dashboard",
-                "--port",
-                str(options.dashboard_port),
-            ]
+            dashboard = [sys.executable, *f"-m hospital_assets.cli dashboard --port {options.dashboard_port}".split()]
             programs["the dashboard"] = (dashboard, answers("the dashboard"))
         urls = ", ".join(f"{name} http://localhost:{port}" for name, port in ports.items())
         return _run_together(programs, environment, f"ready: {urls} (Ctrl-C ends both)", stop)

@@ -36,6 +36,8 @@ from hospital_assets.toml_text import line_of
 _FEED_OF = {table.contract().name.removeprefix("raw_"): feed for table, feed in FEED_OF.items()}
 #: Everything that has a raw table of landed records.
 LANDED = tuple(_FEED_OF)
+#: Of these, what has service days; the rest is reference data.
+DATED = frozenset(subject for subject in LANDED if CONTRACTS[f"raw_{subject}"].partitioned)
 #: What is cleaned, in that order.
 SUBJECTS = tuple(subject for subject in LANDED if f"cleaned_{subject}" in CONTRACTS)
 #: Records that no subject takes, kept word for word.
@@ -1023,7 +1025,7 @@ def _mistakes(profile: Profile) -> _Mistakes:
 def _mistakes_of(subject: str, spec: Subject) -> _Mistakes:
     """The mistakes in one declaration of a subject."""
     yield from _unknown_columns(subject, spec)
-    if CONTRACTS[f"raw_{subject}"].partitioned and spec.files and not (spec.date or spec.date_from or spec.is_undated):
+    if subject in DATED and spec.files and not (spec.date or spec.date_from or spec.is_undated):
         yield (), "say which column dates its records (`date`, `date_from` or `is_undated`)"
     yield from _misplaced_names(spec)
     yield from _our_names(subject, spec)

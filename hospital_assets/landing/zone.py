@@ -43,7 +43,7 @@ from hospital_assets.landing.foreign import ARCHIVE_HERE
 from hospital_assets.landing.json_records import json_relation, pieces_of
 from hospital_assets.landing.listing import listed
 from hospital_assets.landing.profile import (
-    LANDED,
+    DATED,
     OTHER_RECORDS,
     Feed,
     Lookup,
@@ -69,6 +69,8 @@ from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import ledger_version, read_ledger_copy
 
 _LEDGER = CONTRACTS["raw_landed_files"]
+#: What is the same of a file that nobody has touched.
+_AS_IT_WAS = ("source_file", "file_bytes", "file_modified_ns")
 #: Instead of an encoding: nobody has looked into the file.
 _NOT_OPENED = "not opened"
 #: For each of these many bytes, the files that are read together have the time of one file again.
@@ -245,7 +247,7 @@ class LandingZone:
                 )
             if spec.date_from is not None:
                 frame = self._with_looked_up_day(frame, profile, spec, ledger)
-            if CONTRACTS[f"raw_{subject}"].partitioned:
+            if subject in DATED:
                 has_hospital = "hospital_id" in canonical_columns(subject)
                 zones = self.zones(ledger, profile) if has_hospital else {}
                 frame = with_service_day(frame, spec, profile, zones, self.first, last_day_of(subject, self.last))
@@ -540,7 +542,7 @@ class LandingZone:
         """
         sources = set(ledger["source_profile"]) & set(self.profiles)
         zones = {name: _digest(self.zones(ledger, self.profiles[name])) for name in sources}
-        is_dated = pl.col("subject").is_in([name for name in LANDED if CONTRACTS[f"raw_{name}"].partitioned])
+        is_dated = pl.col("subject").is_in(list(DATED))
         is_loadable = pl.col("state").is_in(["ready", "companion"])
         now = pl.col("source_profile").replace_strict(zones, default=None, return_dtype=pl.String)
         came = set(ledger.filter(is_fresh, is_loadable).select("source_profile", "subject").iter_rows())
@@ -568,7 +570,7 @@ class LandingZone:
         is_lookup = subject in profile.subjects and any(s.join_is_lookup for s in profile.subjects[subject].layouts)
         is_beside = (pl.col("state") == "companion") & pl.lit(is_lookup)
         files = ledger.filter(_of_group(profile_name, subject), is_todo | is_beside)
-        is_dated = CONTRACTS[f"raw_{subject}"].partitioned
+        is_dated = subject in DATED
         by = ["source_file", *(["_day"] if is_dated else [])]
         counts = pl.DataFrame(schema=_COUNTS)
         seconds = self.limits.seconds * (1 + int(files["file_bytes"].sum()) // _BYTES_IN_A_TURN)
@@ -673,7 +675,7 @@ def look_again(
         seen, last = _LAST_LOOKS[asked]
         # What was stored since is newer than the last look.
         newer, older = (last, stored) if seen.equals(stored) else (stored, last)
-        known = pl.concat([newer, older.join(newer, on=["source_file", "file_bytes", "file_modified_ns"], how="anti")])
+        known = pl.concat([newer, older.join(newer, on=_AS_IT_WAS, how="anti")])
     ledger = zone.discover(known, held_back, quiet_since_ns, subjects, found)
     _LAST_LOOKS[asked] = stored, ledger
     return ledger
@@ -881,12 +883,11 @@ def _concerns(source_file: str, subjects: Collection[str], profiles: Mapping[str
     if not feeds:
         return "unknown" in subjects
     fed = {feed.subject for feed in feeds}
-    folder, _, inside = source_file.partition("/")
-    asked = [profiles[folder].subjects[name] for name in subjects if name in profiles[folder].subjects]
-    layouts = [layout for subject in asked for layout in subject.layouts]
+    declared = profiles[source_file.partition("/")[0]].subjects
+    layouts = [layout for name in subjects if name in declared for layout in declared[name].layouts]
     dating = {"hospitals", *(layout.date_from.subject for layout in layouts if layout.date_from)}
     looked_up = [pattern for layout in layouts for lookup in layout.lookups for pattern in lookup.files]
-    return bool(fed & {*subjects, *dating}) or any(PurePosixPath(inside).match(pattern) for pattern in looked_up)
+    return bool(fed & {*subjects, *dating}) or any(_inside(source_file).match(pattern) for pattern in looked_up)
 
 
 def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]) -> dict[str, str]:
@@ -903,7 +904,7 @@ def _unchanged(
     listed: pl.DataFrame,
     held_back: Mapping[str, str],
     zone: LandingZone,
-    by: Sequence[str] = ("source_file", "file_bytes", "file_modified_ns"),
+    by: Sequence[str] = _AS_IT_WAS,
 ) -> pl.DataFrame:
     """The rows of an earlier ledger that hold for what is listed, which is the same file by some columns."""
     if known is None:

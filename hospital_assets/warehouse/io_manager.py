@@ -131,6 +131,13 @@ def period_of(context: Any) -> Period | None:
     return _days(window)
 
 
+def days_of_run(context: dg.AssetExecutionContext) -> Period:
+    """As `period_of`, for an asset that is partitioned."""
+    period = period_of(context)
+    assert period is not None  # noqa: S101  (the asset is partitioned)
+    return period
+
+
 def _period_read(step: Any, name: str) -> Period | None:
     """The service days of an input that a step reads; None where it reads the whole table."""
     if not step.has_asset_partitions_for_input(name):

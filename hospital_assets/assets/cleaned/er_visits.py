@@ -34,7 +34,7 @@ from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
 
@@ -140,8 +140,7 @@ def er_visits(
     clock: ClockResource,
 ) -> tuple[Frame, Frame]:
     """Emergency visits, validated and split."""
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the asset is partitioned)
+    period = days_of_run(context)
     validated = validate_er_visits(raw_er_visits, cleaned_hospitals, profiles, clock.service_days)
     return split(validated.filter(period.holds()), raw_er_visits.filter(period.holds()), "er_visits", RULES)
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dimensions.calendar import date_key, local_hours
 from hospital_assets.assets.facts.other_days import OtherDays
 from hospital_assets.assets.resources import ClockResource
@@ -13,13 +13,13 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.presence import segment_until
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint, exact_sum, explode_hours, minutes_between
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 
 @dg.asset(
     **table("fact_bed_occupancy"),
     # A stay of any earlier day may still occupy a bed.
-    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+    ins=all_days("fact_patient_flow"),
 )
 def fact_bed_occupancy(
     context: dg.AssetExecutionContext,
@@ -30,8 +30,7 @@ def fact_bed_occupancy(
     clock: ClockResource,
 ) -> Frame:
     """Occupancy of every department in every hour of the run's service days that has begun."""
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the asset is partitioned)
+    period = days_of_run(context)
     # Who is here now need not be here in the evening.
     now = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     hours = department_hours(dim_department, dim_hospital, dim_date, period)
@@ -57,9 +56,7 @@ def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period:
     places = hospitals.select("hospital_id", "hospital_key", "time_zone").filter(nw.col("hospital_key") > 0)
     zones = days.join(places.select("time_zone").unique(), how="cross")
     hours = local_hours(zones, "_day", "_day_after", ["time_zone"])
-    hours = hours.with_columns(service_date=nw.col("hour_start_local").dt.date()).filter(
-        nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end)
-    )
+    hours = hours.with_columns(service_date=nw.col("hour_start_local").dt.date()).filter(period.holds())
     hours = hours.join(places, on="time_zone", how="inner")
     versions = departments.select(
         "hospital_id",

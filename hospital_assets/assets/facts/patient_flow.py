@@ -73,7 +73,7 @@ def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
     """
     if period is None:
         return ended_by_register(folded(newest_of_each(events, ["message_id"])), visits)
-    is_inside = (nw.col(PARTITION_COLUMN) >= nw.lit(period.first)) & (nw.col(PARTITION_COLUMN) < nw.lit(period.end))
+    is_inside = period.holds()
     asked_for = events.filter(is_inside).select("visit_id").unique()
     of_visits = events.join(asked_for, on="visit_id", how="semi")
     segments = folded(newest_of_each(of_visits, ["message_id"]))

@@ -18,7 +18,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import TRIAGE_GROUPS, triage_group
 from hospital_assets.settings import Challenger, SettingsError
 from hospital_assets.warehouse.dialect import Frame
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
@@ -47,8 +47,7 @@ def forecast_arrivals(
     clock: ClockResource,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Forecasts from the end of each of the run's days that are over at the hospital."""
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the assets are partitioned)
+    period = days_of_run(context)
     days = kpi_arrivals_hourly.filter(pl.col("service_date").is_between(period.first, period.end, closed="left"))
     as_of = sorted(days["service_date"].unique().to_list())
     triaged = triaged_by_hour(fact_emergency_visits, as_of)

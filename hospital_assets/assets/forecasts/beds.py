@@ -10,7 +10,7 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.assets.declare import table
+from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.bed_occupancy import department_stays
 from hospital_assets.assets.kpis.occupancy import ALL_INPATIENT, EMERGENCY
 from hospital_assets.clock import end_of_day
@@ -31,7 +31,7 @@ _HOUR, _DAY = 3_600, 86_400
 @dg.asset(
     **table("forecast_beds_daily"),
     # Who is in may have come long ago.
-    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+    ins=all_days("fact_patient_flow"),
 )
 def forecast_beds_daily(
     forecast_arrivals_daily: pl.DataFrame, fact_patient_flow: Frame, dim_department: Frame, dim_hospital: pl.DataFrame

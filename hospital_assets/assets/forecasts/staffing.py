@@ -21,7 +21,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.settings import StaffingSettings
 from hospital_assets.warehouse.dialect import Frame
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 from hospital_assets.workers import spread
 
 if TYPE_CHECKING:
@@ -479,8 +479,7 @@ def kpi_staffing_realised(
     dim_hospital: pl.DataFrame,
 ) -> pl.DataFrame:
     """What the suggestions of the Sunday before would have done, on each Sunday of the run."""
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the assets are partitioned)
+    period = days_of_run(context)
     over = staffing_shifts_suggested.with_columns(pl.col("service_date").dt.offset_by(f"{_WEEK}d")).filter(
         pl.col("service_date").is_between(period.first, period.end, closed="left")
     )

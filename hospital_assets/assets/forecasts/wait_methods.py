@@ -14,7 +14,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.forecasts import QUEUE, SAME_HOUR
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.dialect import Frame
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 if TYPE_CHECKING:
     from hospital_assets.forecasting.gate import Verdict
@@ -37,8 +37,7 @@ def forecast_wait_methods(
     """The method that ships on each as-of day of the run, by what the forecasts before it show."""
     from hospital_assets.forecasting.gate import ORIGINS
 
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the assets are partitioned)
+    period = days_of_run(context)
     first, last = period.first - timedelta(days=ORIGINS + _UNTIL_KNOWN), period.end - timedelta(days=1)
     made = of_days(forecast_waits_hourly, first, last)
     as_of = sorted(day for day in made["service_date"].unique() if day >= period.first)

@@ -9,7 +9,7 @@ from hospital_assets.assets.kpis.totals import with_totals
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, explode_hours
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 
 @dg.asset(**table("kpi_arrivals_hourly"))
@@ -26,8 +26,7 @@ def kpi_arrivals_hourly(
         .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .select("service_date", "hospital_id", "arrival_local")
     )
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the asset is partitioned)
+    period = days_of_run(context)
     run_days = dim_date.filter(
         nw.col("calendar_date") >= nw.lit(period.first), nw.col("calendar_date") < nw.lit(period.end)
     ).select(service_date=nw.col("calendar_date"))

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.declare import several_tables
+from hospital_assets.assets.declare import all_days, several_tables
 from hospital_assets.assets.facts.bed_occupancy import department_stays
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import BOTTLENECK_PCT
@@ -30,7 +30,7 @@ ALL_INPATIENT = "all inpatient"
 @dg.multi_asset(
     **several_tables("bed_use", "kpi_occupancy_daily", "kpi_department_flow_daily"),
     # A stay of any earlier day may still occupy a bed.
-    ins={"fact_patient_flow": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+    ins=all_days("fact_patient_flow"),
 )
 def bed_use(
     context: dg.AssetExecutionContext,
@@ -121,7 +121,7 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
         "service_date",
     )
     if period is not None:
-        days = days.filter(nw.col("service_date") >= nw.lit(period.first), nw.col("service_date") < nw.lit(period.end))
+        days = days.filter(period.holds())
     begun = nw.lit(until).cast(nw.Datetime("us", "UTC"))
     days = local_midnights(days, "service_date", "time_zone").with_columns(
         day_end_at=nw.min_horizontal(nw.col("day_end_at"), begun)

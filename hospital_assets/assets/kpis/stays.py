@@ -19,7 +19,7 @@ from hospital_assets.warehouse.dialect import (
     hours_of,
     local_clocks,
 )
-from hospital_assets.warehouse.io_manager import period_of
+from hospital_assets.warehouse.io_manager import days_of_run
 
 
 def stays_of(flow: Frame, hospitals: Frame, departments: Frame) -> Frame:
@@ -141,8 +141,7 @@ def kpi_discharge_before_noon_daily(
     context: dg.AssetExecutionContext, fact_patient_flow: Frame, dim_hospital: Frame, dim_department: Frame
 ) -> Frame:
     """Inpatients discharged alive before noon."""
-    period = period_of(context)
-    assert period is not None  # noqa: S101  (the asset is partitioned)
+    period = days_of_run(context)
     mine = fact_patient_flow.filter(period.holds()).select("stay_id").unique()
     theirs = fact_patient_flow.join(mine, on="stay_id", how="semi")
     stays = stays_of(theirs, dim_hospital, dim_department).filter(period.holds())

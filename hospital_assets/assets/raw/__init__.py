@@ -9,8 +9,7 @@ import polars as pl
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.resources import ClockResource
-from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.profile import LANDED
+from hospital_assets.landing.profile import DATED, LANDED
 from hospital_assets.landing.service_day import days_ahead
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.warehouse.dialect import Frame
@@ -33,7 +32,7 @@ def raw_subject(subject: str) -> dg.AssetsDefinition:
 
     @dg.asset(**table(f"raw_{subject}"))
     def raw(context: dg.AssetExecutionContext, raw_landed_files: pl.DataFrame, landing: LandingResource) -> Frame:
-        period = period_of(context) if CONTRACTS[f"raw_{subject}"].partitioned else None
+        period = period_of(context) if subject in DATED else None
         with without_values(f"the landed {subject} could not be read"):
             return landing.open(f"raw_{subject}").read(subject, raw_landed_files, period)
 
