@@ -142,13 +142,14 @@ def waits(patients: Patients, shifts: Sequence[Shift], places: int) -> Array:
     push, pop = heapq.heappush, heapq.heappop
     while come < n or waiting:
         now = triage[come]
-        # Builtins would take a third of the time.
-        if busy[0][0] < now:
-            now = busy[0][0]
-        if starts[begun] < now:
-            now = starts[begun]
-        if now == math.inf:
-            break
+        # Nothing else matters while nobody waits. Builtins would take a third of the time.
+        if waiting:
+            if busy[0][0] < now:
+                now = busy[0][0]
+            if starts[begun] < now:
+                now = starts[begun]
+            if now == math.inf:
+                break
         while starts[begun] <= now:
             on.append(begun)
             first_end = min(first_end, ends[begun])
@@ -161,7 +162,7 @@ def waits(patients: Patients, shifts: Sequence[Shift], places: int) -> Array:
             push(waiting, rank[come])
             come += 1
         # Who comes to doctors who all have their places taken waits, but for the most urgent.
-        if not waiting or (is_full and waiting[0] >= n):
+        if is_full and waiting[0] >= n:
             continue
         if first_end <= now:
             on = [doctor for doctor in on if ends[doctor] > now]

@@ -84,23 +84,35 @@ def come_and_there(stays: Stays, rates: Array, ahead: Array) -> Array:
 
 
 def count_of(chances: Array) -> Array:
-    """Probabilities of 0, 1, 2, ... patients who are there, each with a chance that does not depend on the others."""
-    found = np.ones(1)
-    for chance in chances:
-        found = np.convolve(found, [1 - chance, chance])
+    """Probabilities of 0, 1, 2, ... patients who are there, each with a chance that does not depend on the others.
+
+    Args:
+        chances: patients x times.
+
+    Returns:
+        times x (patients + 1).
+    """
+    found = np.zeros((chances.shape[1], len(chances) + 1))
+    found[:, 0] = 1
+    for before, chance in enumerate(chances[:, :, None], start=1):
+        one_more = found[:, :before] * chance
+        found[:, :before] *= 1 - chance
+        found[:, 1 : before + 1] += one_more
     return found
 
 
-def census(those_in: Sequence[Array], expected: float) -> Array:
-    """Probabilities of 0, 1, 2, ... patients in some departments together.
+def census(those_in: Sequence[Array], expected: Array) -> list[Array]:
+    """Probabilities of 0, 1, 2, ... patients in some departments together, at each of some times.
 
     Args:
         those_in: of each department, as from `count_of`.
-        expected: mean of those who are still to come, a Poisson number.
+        expected: means of those who are still to come, Poisson numbers.
     """
-    return reduce(np.convolve, those_in, pmf(np.array([max(expected, 0.0)]), 0.0)[0])
+    coming = pmf(np.maximum(expected, 0.0), 0.0)
+    return [reduce(np.convolve, of_time) for of_time in zip(coming, *those_in, strict=True)]
 
 
-def quantile(probabilities: Array, level: float) -> int:
-    """The smallest number that is not exceeded with a probability."""
-    return int((np.cumsum(probabilities) < level - ROUNDING).sum())
+def quantiles(probabilities: Array, levels: Sequence[float]) -> list[int]:
+    """The smallest numbers that are not exceeded with some probabilities."""
+    below = np.cumsum(probabilities)
+    return [int((below < level - ROUNDING).sum()) for level in levels]

@@ -130,7 +130,7 @@ def forecasts(
         by_level = _by_level(triaged, hospitals, by_id)
         for day in as_of:
             rows.add(day, network, by_id, by_level)
-    return {name: rows.table(name) for name in _TABLES}
+    return rows.tables()
 
 
 def _by_level(triaged: pl.DataFrame, hospitals: pl.DataFrame, series: "Mapping[str, Series]") -> "dict[str, Array]":
@@ -190,12 +190,14 @@ class _Expected:
     """What is expected in two weeks, with what its rows have in common.
 
     Attributes:
+        as_of: the day before them.
         labels: of the rows.
         made: the distribution.
         hours: days x 24, how long each exists.
         holidays: by day.
     """
 
+    as_of: date
     labels: Mapping[str, Any]
     made: "Distribution"
     hours: "Array"
@@ -204,9 +206,12 @@ class _Expected:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows that are gathered as-of day by as-of day."""
+    """What is gathered as-of day by as-of day."""
 
-    parts: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {name: [] for name in _TABLES})
+    arrivals: list[_Expected] = field(default_factory=list)
+    triage: list[_Expected] = field(default_factory=list)
+    drivers: list[pl.DataFrame] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
 
     def add(
         self, as_of: date, network: "Network", series: "Mapping[str, Series]", by_level: "Mapping[str, Array]"
@@ -223,7 +228,7 @@ class _Rows:
         total = network.total(hospitals, as_of)
         if total is None:
             return
-        arrivals, triaged, models = [], [], []
+        arrivals, triaged = [], []
         drivers: dict[str, dict[Driver, Array]] = {}
         for one in hospitals:
             own, shipped = series[one.hospital_id], one.shipped
@@ -231,42 +236,43 @@ class _Rows:
             hours, holidays = own.hours_ahead(origin), holiday_names(own, as_of)
             for made in one.rivals:
                 labels = {"hospital_id": one.hospital_id, "method": made.method, "is_shipped": made is shipped}
-                arrivals.append(_Expected(labels, made, hours, holidays))
+                arrivals.append(_Expected(as_of, labels, made, hours, holidays))
             by_group = shipped.means[:, :, None] * shares(by_level[one.hospital_id][: origin + 1])
             for place, group in enumerate(TRIAGE_GROUPS):
                 part = Distribution(by_group[:, :, place], shipped.hour_dispersion, shipped.day_dispersion)
-                triaged.append(_Expected({"hospital_id": one.hospital_id, "triage_group": group}, part, hours))
+                triaged.append(_Expected(as_of, {"hospital_id": one.hospital_id, "triage_group": group}, part, hours))
             drivers[one.hospital_id] = own.drivers(shipped, origin)
-            models.append(_model(as_of, one, own.calendar, calendar_version()))
+            self.models.append(_model(as_of, one, own.calendar, calendar_version()))
         # An hour of all hospitals exists as long as it does where it lasts longest.
         hours = np.max([of.hours for of in arrivals], axis=0)
         labels = {"hospital_id": ALL, "method": SUM_OF_HOSPITALS, "is_shipped": True}
-        self._distributions("arrivals", as_of, arrivals, [_Expected(labels, total, hours)])
-        summed = []
+        self.arrivals.extend([*arrivals, _Expected(as_of, labels, total, hours)])
+        self.triage.extend(triaged)
         for group in TRIAGE_GROUPS:
             means = np.sum([of.made.means for of in triaged if of.labels["triage_group"] == group], axis=0)
             part = Distribution(means, total.hour_dispersion, total.day_dispersion)
-            summed.append(_Expected({"hospital_id": ALL, "triage_group": group}, part, hours))
-        self._distributions("triage", as_of, triaged, summed)
-        self.parts["forecast_drivers"] += _drivers(as_of, drivers)
-        self.parts["forecast_models"].append(pl.DataFrame(models, schema=CONTRACTS["forecast_models"].polars_schema))
+            self.triage.append(_Expected(as_of, {"hospital_id": ALL, "triage_group": group}, part, hours))
+        self.drivers.append(_drivers(as_of, drivers))
 
-    def _distributions(self, what: str, as_of: date, *groups: Sequence[_Expected]) -> None:
-        """The rows of forecasts: of the hours of two days, and of two weeks' days; groups are of about one size."""
-        grains: tuple[tuple[Grain, str], ...] = (("hour", "hourly"), ("day", "daily"))
-        for grain, suffix in grains:
-            name = f"forecast_{what}_{suffix}"
-            columns = CONTRACTS[name].column_names
-            self.parts[name] += [_distribution(as_of, group, grain).select(columns) for group in groups]
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """All rows, by table."""
+        if not self.models:
+            return {name: pl.DataFrame(schema=CONTRACTS[name].polars_schema) for name in _TABLES}
+        found = {
+            "forecast_arrivals_hourly": _distributions(self.arrivals, "hour"),
+            "forecast_arrivals_daily": _distributions(self.arrivals, "day"),
+            "forecast_triage_hourly": _distributions(self.triage, "hour"),
+            "forecast_triage_daily": _distributions(self.triage, "day"),
+            "forecast_drivers": pl.concat(self.drivers),
+            "forecast_models": pl.DataFrame(self.models, schema=CONTRACTS["forecast_models"].polars_schema),
+        }
+        return {
+            name: rows.select(CONTRACTS[name].column_names).cast(CONTRACTS[name].polars_schema)
+            for name, rows in found.items()
+        }
 
-    def table(self, name: str) -> pl.DataFrame:
-        """All rows of a table."""
-        schema = CONTRACTS[name].polars_schema
-        found = [part.cast(schema) for part in self.parts[name]]
-        return pl.concat(found) if found else pl.DataFrame(schema=schema)
 
-
-def _distribution(as_of: date, parts: Sequence[_Expected], grain: "Grain") -> pl.DataFrame:
+def _distributions(parts: Sequence[_Expected], grain: "Grain") -> pl.DataFrame:
     """Means and quantiles of the hours or days ahead, part by part."""
     import numpy as np
 
@@ -281,10 +287,18 @@ def _distribution(as_of: date, parts: Sequence[_Expected], grain: "Grain") -> pl
     spread = np.repeat([part.made.dispersion(grain) for part in parts], steps)
     levels = quantiles(means.ravel(), spread)
     step = np.tile(np.arange(steps), len(parts))
-    ahead = [as_of + timedelta(days=1 + n * days // steps) for n in range(steps)]
-    rows = pl.DataFrame(
+    ahead = [[part.as_of + timedelta(days=1 + n) for n in range(days)] for part in parts]
+    names = [part.holidays.get(day) for part, ahead_of in zip(parts, ahead, strict=True) for day in ahead_of]
+    of_day = pl.DataFrame(
         {
-            "target_date": ahead * len(parts),
+            "service_date": [part.as_of for part in parts for _ in range(days)],
+            "target_date": [day for ahead_of in ahead for day in ahead_of],
+            "holiday_name": pl.Series(names, dtype=pl.String),
+        }
+    )
+    labels = pl.DataFrame([part.labels for part in parts])
+    return pl.DataFrame(
+        {
             "hour_of_day": step % 24,
             "horizon_hours": step + 1,
             "horizon_days": step + 1,
@@ -292,49 +306,45 @@ def _distribution(as_of: date, parts: Sequence[_Expected], grain: "Grain") -> pl
             "expected_arrivals": means.ravel(),
             "count_dispersion": spread,
             **dict(zip(QUANTILE_COLUMNS, levels.T, strict=True)),
-            "holiday_name": pl.Series([part.holidays.get(day) for part in parts for day in ahead], dtype=pl.String),
         }
+    ).hstack(
+        [
+            *of_day[np.repeat(np.arange(len(of_day)), steps // days)],
+            *labels[np.repeat(np.arange(len(labels)), steps)],
+        ]
     )
-    labels = pl.DataFrame([part.labels for part in parts])[np.repeat(np.arange(len(parts)), steps)]
-    return rows.hstack(labels).with_columns(service_date=pl.lit(as_of))
 
 
-def _drivers(as_of: date, by_hospital: "Mapping[str, Mapping[Driver, Array]]") -> list[pl.DataFrame]:
+def _drivers(as_of: date, by_hospital: "Mapping[str, Mapping[Driver, Array]]") -> pl.DataFrame:
     """What moves each day's forecast away from the usual day, at each hospital and all of them."""
     import numpy as np
 
     from hospital_assets.forecasting.regression import DRIVERS
 
-    found = []
-    reached: dict[str, Array] = {}
-    before: dict[str, Array] = {}
-    for rank, driver in enumerate(DRIVERS, start=1):
+    names = [*by_hospital, ALL]
+    reached: list[Array] = []
+    for driver in DRIVERS:
         # A hospital without a driver is where it was.
-        reached = {name: steps[driver] if driver in steps else reached[name] for name, steps in by_hospital.items()}
-        expected = reached | {ALL: np.sum(list(reached.values()), axis=0)}
-        for name, arrivals in expected.items():
-            usual = before.get(name)
-            factor = np.ones(len(arrivals)) if usual is None else arrivals / np.where(usual > 0, usual, 1.0)
-            added = arrivals if usual is None else arrivals - usual
-            moved = pl.DataFrame(
-                {
-                    "target_date": [as_of + timedelta(days=1 + n) for n in range(len(arrivals))],
-                    "factor": np.where(arrivals > 0, factor, 1.0),
-                    "added_arrivals": added,
-                }
-            )
-            if usual is not None:
-                moved = moved.filter(pl.col("added_arrivals") != 0)
-            found.append(
-                moved.with_columns(
-                    service_date=pl.lit(as_of),
-                    hospital_id=pl.lit(name),
-                    driver=pl.lit(driver),
-                    driver_rank=pl.lit(rank, pl.Int64),
-                ).select(CONTRACTS["forecast_drivers"].column_names)
-            )
-        before = expected
-    return found
+        own = [of[driver] if driver in of else reached[-1][n] for n, of in enumerate(by_hospital.values())]
+        reached.append(np.stack([*own, np.sum(own, axis=0)]))
+    arrivals = np.stack(reached)
+    usual = np.concatenate([np.zeros_like(arrivals[:1]), arrivals[:-1]])
+    added = arrivals - usual
+    factor = np.where(arrivals > 0, arrivals / np.where(usual > 0, usual, 1.0), 1.0)
+    is_said = added != 0
+    factor[0], is_said[0] = 1.0, True
+    rank, name, day = np.nonzero(is_said)
+    return pl.DataFrame(
+        {
+            "service_date": pl.repeat(as_of, len(day), eager=True),
+            "hospital_id": np.array(names, dtype=object)[name],
+            "target_date": [as_of + timedelta(days=1 + int(n)) for n in day],
+            "driver": np.array(DRIVERS, dtype=object)[rank],
+            "driver_rank": rank + 1,
+            "factor": factor[is_said],
+            "added_arrivals": added[is_said],
+        }
+    )
 
 
 def _model(as_of: date, one: "HospitalForecast", calendar: str, version: str) -> dict[str, Any]:

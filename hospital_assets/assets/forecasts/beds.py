@@ -90,14 +90,14 @@ class _Department:
 
     Attributes:
         patients_in: of each day, the mean number of those who are in now.
-        counts_in: of each day, the probabilities of their number.
+        counts_in: of each day, the probabilities of their number; days x patients.
         patients_to_come: of each day, the mean number of those who are not.
         beds: that it has; None where that is not known.
     """
 
-    patients_in: list[float]
-    counts_in: "list[Array]"
-    patients_to_come: list[float]
+    patients_in: "Array"
+    counts_in: "Array"
+    patients_to_come: "Array"
     beds: int | None
 
 
@@ -137,14 +137,9 @@ def _department(stays: _Clocks, moment: datetime, beds: int | None) -> _Departme
     ahead = np.arange(1.0, _DAYS_AHEAD * 24 + 1)
     those_in = still_there(curve, np.sort(hours[~has_ended & (until > now)]), ahead)
     coming = come_and_there(curve, _admissions(now - begin), ahead)
-    days = [slice(24 * n, 24 * n + 24) for n in range(_DAYS_AHEAD)]
-    chances = [those_in[:, of].mean(axis=1) for of in days]
-    return _Department(
-        [float(of_day.sum()) for of_day in chances],
-        [count_of(of_day) for of_day in chances],
-        [float(coming[of].mean()) for of in days],
-        beds,
-    )
+    chances = those_in.reshape(-1, _DAYS_AHEAD, 24).mean(axis=2)
+    patients_to_come = coming.reshape(_DAYS_AHEAD, 24).mean(axis=1)
+    return _Department(chances.sum(axis=0), count_of(chances), patients_to_come, beds)
 
 
 def _admissions(ago: "Array") -> "Array":
@@ -165,20 +160,25 @@ def _admissions(ago: "Array") -> "Array":
 
 def _days(day: date, parts: list[_Department]) -> Iterator[dict[str, Any]]:
     """The rows of some departments together: means and chances of all, which do not depend on each other."""
-    from hospital_assets.forecasting.survival import census, quantile
+    import numpy as np
+
+    from hospital_assets.forecasting.survival import census, quantiles
 
     beds = None if any(part.beds is None for part in parts) else sum(part.beds or 0 for part in parts)
-    for n in range(_DAYS_AHEAD):
-        those_in = sum(part.patients_in[n] for part in parts)
-        coming = sum(part.patients_to_come[n] for part in parts)
-        found = census([part.counts_in[n] for part in parts], coming)
+    those_in = np.sum([part.patients_in for part in parts], axis=0)
+    coming = np.sum([part.patients_to_come for part in parts], axis=0)
+    chances = census([part.counts_in for part in parts], coming)
+    for n, found in enumerate(chances):
+        p10, p50, p90 = quantiles(found, (0.1, 0.5, 0.9))
         yield {
             "target_date": day + timedelta(days=n + 1),
             "horizon_days": n + 1,
-            "expected_patients": round(those_in + coming, 9),
-            "patients_in": round(those_in, 9),
-            "patients_to_come": round(coming, 9),
-            **{f"patients_p{level}_count": quantile(found, level / 100) for level in (10, 50, 90)},
+            "expected_patients": round(float(those_in[n] + coming[n]), 9),
+            "patients_in": round(float(those_in[n]), 9),
+            "patients_to_come": round(float(coming[n]), 9),
+            "patients_p10_count": p10,
+            "patients_p50_count": p50,
+            "patients_p90_count": p90,
             "bed_capacity": beds,
             "over_capacity_pct": None if not beds else round(100.0 * float(found[beds + 1 :].sum()), 9),
         }

@@ -185,7 +185,7 @@ def departments_known(
     shifts = shifts.filter(pl.col("department_key").is_in(emergency.implode()))
     members = {member["hospital_id"]: member for member in hospitals.iter_rows(named=True)}
     own = {
-        name: (visits.filter(of_hospital, ~pl.col("is_cancelled")), shifts.filter(of_hospital))
+        name: (_in_hours(visits.filter(of_hospital, ~pl.col("is_cancelled"))), shifts.filter(of_hospital))
         for name in ahead["hospital_id"].unique()
         for of_hospital in (pl.col("hospital_key") == members[name]["hospital_key"],)
     }
@@ -198,6 +198,18 @@ def departments_known(
             pl.DataFrame() if arrivals is None else arrivals.filter(pl.col("hospital_id") == hospital_id),
             *own[hospital_id],
         )
+
+
+def _in_hours(visits: pl.DataFrame) -> pl.DataFrame:
+    """Visits with their clocks in hours (NaN where there is none), `level` and `unseen`."""
+    hours = {name: (pl.col(at).dt.epoch("us") / 3.6e9).fill_null(float("nan")) for name, at in _CLOCKS.items()}
+    # In one order, however they are stored: what is drawn depends on it.
+    return visits.sort(*_CLOCKS.values(), "triage_level").select(
+        "service_date",
+        **hours,
+        level=pl.col("triage_level").fill_null(0).cast(pl.Int64),
+        unseen=pl.col("is_lwbs").fill_null(False),
+    )
 
 
 @dataclass(frozen=True)
@@ -227,7 +239,17 @@ def _asked(known: "Known", rules: StaffingSettings) -> _Asked:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a hospital on an as-of day; its frames may hold more, which is not used."""
+    """What is known of a hospital on an as-of day; its frames may hold more, which is not used.
+
+    Attributes:
+        as_of: the day.
+        hospital_id: the hospital.
+        time_zone: of it.
+        ahead: what is forecast of the days after it.
+        arrivals: by hour.
+        visits: see `_in_hours`.
+        shifts: of doctors.
+    """
 
     as_of: date
     hospital_id: str
@@ -265,30 +287,23 @@ class Known:
 
     def seen(self, days: int = DAYS_READ) -> "Visits":
         """Visits of the last days, as they were known at the end of the as-of day; times in hours."""
+        import numpy as np
+
         from hospital_assets.forecasting.learned import Visits
 
-        # In one order, however they are stored: what is drawn depends on it.
-        rows = self.visits.filter(self._within(days)).sort(*_CLOCKS.values(), "triage_level")
-        end = pl.lit(end_of_day(self.as_of, self.time_zone))
+        rows = self.visits.filter(self._within(days))
+        end = end_of_day(self.as_of, self.time_zone).timestamp() / 3600
+        clock = {name: rows[name].to_numpy() for name in _CLOCKS}
         # What happened later was not known then.
-        clocks = rows.select(
-            **{
-                name: pl.when(pl.col(column) < end).then(pl.col(column)).dt.epoch("us") / 3.6e9
-                for name, column in _CLOCKS.items()
-            },
-            unseen=pl.col("is_lwbs").fill_null(False) & (pl.col("departure_at") < end).fill_null(False),
-            level=pl.col("triage_level").fill_null(0),
-        )
-        decided = clocks.with_columns(decision=pl.coalesce("decision", "departure"))
-        clock = {name: decided[name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for name in _CLOCKS}
+        known = {name: np.where(hours < end, hours, np.nan) for name, hours in clock.items()}
         return Visits(
-            clock["arrival"],
-            clock["triage"],
-            clock["provider"],
-            clock["decision"],
-            clock["departure"],
-            decided["level"].cast(pl.Int64).to_numpy(),
-            decided["unseen"].to_numpy(),
+            known["arrival"],
+            known["triage"],
+            known["provider"],
+            np.where(np.isnan(known["decision"]), known["departure"], known["decision"]),
+            known["departure"],
+            rows["level"].to_numpy(),
+            rows["unseen"].to_numpy() & ~np.isnan(known["departure"]),
         )
 
     def spans(self) -> "tuple[Array, Array]":
