@@ -19,6 +19,7 @@ os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
 # Nor anybody's keys.
 os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hospital-keys-")
 
+from hospital_assets.access import users as access
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets_tests.engines import ALL_ENGINES, Engine
@@ -31,6 +32,9 @@ _Made = TypeVar("_Made")
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHARED_IS_MISSING = "shared sample files"
+
+# A try at a password is dear on purpose; tests make thousands.
+SHIPPED_COST, access._COST = access._COST, 2**4
 
 # No test depends on how quick the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import html
 import secrets
@@ -50,7 +51,7 @@ class Provider:
 
     issuer: str = ""
     claims: Claims = field(default_factory=lambda: {"sub": "1", "preferred_username": "ann", "groups": ["analysts"]})
-    key: RSAKey = field(default_factory=new_key)
+    key: RSAKey = field(default_factory=functools.cache(new_key))
     published: list[RSAKey] | None = None
     is_public: bool = False
     spoil: Callable[[Claims], None] = lambda _: None

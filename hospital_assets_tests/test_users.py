@@ -24,6 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from urllib3 import Retry
 
+from hospital_assets.access import users as access
 from hospital_assets.access.audit import AuditError, AuditLog, Event
 from hospital_assets.access.authentication import client_address
 from hospital_assets.access.serving import Address, ServingError, check, options_of
@@ -45,6 +46,7 @@ from hospital_assets.cli import main
 from hospital_assets.publishing.policy import POLICY_FILE, CurrentPolicy, parse_policy, shipped_policy
 from hospital_assets.publishing.targets import postgres
 from hospital_assets.settings import Settings, load_settings
+from hospital_assets_tests.conftest import SHIPPED_COST
 from hospital_assets_tests.dashboards import running
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
@@ -82,6 +84,12 @@ def users(tmp_path: Path, notes: Notes) -> Iterator[Users]:
     notes.events.clear()
     yield users
     users.close()
+
+
+def test_a_try_at_a_password_is_dear() -> None:
+    """By OWASP's cheat sheet: N=2^15, r=8 and p=3 at least; other tests pay less."""
+    assert SHIPPED_COST >= 2**15
+    assert (access._BLOCK, access._PARALLEL) >= (8, 3)
 
 
 def sign_in(users: Users, name: str = "ann", password: str = PASSWORD, now: datetime = NOW) -> str | None:
@@ -593,8 +601,10 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("command", ["dashboard", "serve"])
 def test_both_applications_speak_tls_and_refuse_other_hosts(
-    command: str, tmp_path: Path, certificate: tuple[Path, Path]
+    command: str, tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The server is a process of its own.
+    monkeypatch.setattr(access, "_COST", SHIPPED_COST)
     with contextlib.closing(open_users(Settings(tmp_path))) as users:
         users.add(User("ann", "analyst"), PASSWORD, by=BY)
     address = Address(EVERYWHERE, free_port(), *certificate)

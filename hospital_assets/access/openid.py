@@ -8,8 +8,10 @@ Needs the extra `oidc`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,6 +55,12 @@ _NO_GOOD = (
 
 
 Claims = Mapping[str, Any]
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Whom this machine trusts: reading that takes longer than a whole sign-in."""
+    return httpx2.create_ssl_context()
 
 
 class _Client(StarletteOAuth2App):  # type: ignore[misc]  # Authlib has no types
@@ -107,6 +115,7 @@ class Provider:
                 "code_challenge_method": "S256",
                 "token_endpoint_auth_method": "client_secret_basic" if secret else "none",
                 "timeout": _TIMEOUT_SECONDS,
+                "verify": _trusted(),
             },
         )
         self._client.provider = self
@@ -314,7 +323,7 @@ class Provider:
 
     async def _fetched(self, address: str) -> dict[str, Any]:
         try:
-            async with httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS) as client:
+            async with httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS, verify=_trusted()) as client:
                 answer = (await client.get(address)).raise_for_status().json()
         except (httpx2.HTTPError, ValueError) as error:
             raise UnreachableError(f"the identity provider does not answer ({type(error).__name__})") from None

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -422,6 +422,7 @@ def usable_policy(settings: Settings) -> Policy:
         return shipped_policy()
 
 
+@cache
 def shipped_policy() -> Policy:
     """The policy of this package."""
     return parse_policy(POLICY_FILE.read_text(encoding="utf-8"), POLICY_FILE.name)

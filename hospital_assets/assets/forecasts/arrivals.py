@@ -308,10 +308,7 @@ def _distributions(parts: Sequence[_Expected], grain: "Grain") -> pl.DataFrame:
             **dict(zip(QUANTILE_COLUMNS, levels.T, strict=True)),
         }
     ).hstack(
-        [
-            *of_day[np.repeat(np.arange(len(of_day)), steps // days)],
-            *labels[np.repeat(np.arange(len(labels)), steps)],
-        ]
+        [*of_day[np.repeat(np.arange(len(of_day)), steps // days)], *labels[np.repeat(np.arange(len(labels)), steps)]]
     )
 
 
