@@ -15,6 +15,7 @@ from hospital_assets.checks.rules import Rule, run_rules
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import checked
 
 DAY = date(2026, 3, 5)
@@ -105,6 +106,39 @@ def test_the_lines_that_share_a_key_are_named(vitals: Warehouse) -> None:
     found = checked(contract, vitals.read(contract), kinds.KEY)[kinds.KEY]
     shown = evidence(vitals, contract, found)
     assert [record.data["record"] for record in shown["records"].records] == ["a.json:0", "a.json:7"]
+
+
+def test_a_row_of_a_surrogate_key_is_found_by_its_natural_one(warehouse: Warehouse) -> None:
+    """Inside a transaction, as in `hospital watch`: an error of what helps to look further would end it."""
+    contract = CONTRACTS["dim_patient"]
+    for table, key in (("cleaned_patients", {}), ("dim_patient", {"patient_key": [1, 2]})):
+        lines = {"source_file": ["a.csv"] * 2, "source_line": [2, 3], "source_part": [1, 1]}
+        stored(warehouse, table, patient_id=["secret-1", "secret-2"], **(key or lines))
+    rule = Rule(kinds.PLAUSIBLE, "", "insurer", "is known", nw.col("insurer").is_null())
+    with warehouse.transaction():
+        found = list(run_rules([rule], warehouse.read(contract))[1])
+        shown = evidence(warehouse, contract, found)
+        warehouse.connection.execute("create table main.goes_on as select 1")
+    assert [record.data["record"] for record in shown["records"].records] == ["a.csv:2", "a.csv:3"]
+
+
+def test_an_error_that_ends_the_transaction_is_not_passed_over(
+    vitals: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> list[str]:
+        vitals.connection.execute("select observation_id::integer from facts.fact_vitals").fetchall()
+        return []
+
+    monkeypatch.setattr("hospital_assets.checks.evidence._places", failing)
+    contract = CONTRACTS["fact_vitals"]
+    found = list(run_rules([RULE], vitals.read(contract))[1])
+    assert "records" not in evidence(vitals, contract, found)
+    with (
+        pytest.raises(WarehouseError, match="fact_vitals could not be checked: Conversion") as raised,
+        vitals.transaction(),
+    ):
+        evidence(vitals, contract, found)
+    assert "secret" not in str(raised.value)
 
 
 def test_what_passed_shows_nothing_more(vitals: Warehouse) -> None:

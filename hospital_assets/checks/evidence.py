@@ -6,8 +6,7 @@ value of it: what a check shows stays in Dagster's event log for good.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +17,7 @@ from hospital_assets.checks.findings import Check, Finding, evaluated, result, s
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame, is_on_spark, relation_of
+from hospital_assets.warehouse.errors import WarehouseError, redacted
 from hospital_assets.warehouse.io_manager import period_of
 from hospital_assets.warehouse.lineage import lineage_of
 
@@ -55,12 +55,16 @@ def evidence(warehouse: Warehouse, contract: Contract, findings: Sequence[Findin
         # A checkpoint is gone when the run ends.
         if sql and "checkpoint_" not in sql and len(queries) < _MOST_QUERIES:
             queries.append(f"-- {finding.column}: {finding.rule}\n{sql};")
-        # What helps to look further must not fail the check.
-        with contextlib.suppress(duckdb.Error):
+        try:
             places = _places(warehouse, contract, finding.broken_rows, MOST_RECORDS - len(records))
-            records += [
-                dg.TableRecord({"column": finding.column, "rule": finding.rule, "record": place}) for place in places
-            ]
+        except duckdb.Error as error:
+            # What helps to look further must not fail the check, if it can be helped.
+            if not warehouse.goes_on():
+                raise WarehouseError(f"{contract.name} could not be checked: {redacted(error)}") from None
+            continue
+        records += [
+            dg.TableRecord({"column": finding.column, "rule": finding.rule, "record": place}) for place in places
+        ]
     advice = _PROGRAM if contract.layer in ("kpis", "forecasts") else _SOURCE
     day = " --day DAY" if contract.partitioned else ""
     shown: dict[str, Any] = {
@@ -94,6 +98,10 @@ def results(
     """
     period = period_of(context) if contract.partitioned else None
     found = evaluated(warehouse, frames, period, check)
+    for error in (f"{each.rule}: {each.error}" for _, findings in found for each in findings if each.error):
+        if not warehouse.goes_on():
+            # The next statement would fail, and not say why.
+            raise WarehouseError(f"{contract.name} could not be checked: {error}")
     shown = [result(contract.name, kind, each, evidence(warehouse, contract, each)) for kind, each in found]
     store(warehouse, context.run.run_id, checked_at, contract.name, found, period)
     return shown
@@ -109,16 +117,21 @@ def _places(warehouse: Warehouse, contract: Contract, broken: Frame, most: int) 
         if set(contract.key) <= set(names) and all(contract.column(k).privacy == "operational" for k in contract.key):
             rows = broken.select(*contract.key).unique().sort(*contract.key).head(most).collect("polars").to_native()
             return [", ".join(f"{name} {value}" for name, value in row.items()) for row in rows.iter_rows(named=True)]
-        lineage = lineage_of(contract)
-        origins = lineage.deps_by_column.get(contract.key[0], ()) if lineage else ()
-        cleaned = next((dep for dep in origins if dep.asset_key.path[-1].startswith("cleaned_")), None)
-        if cleaned is None or contract.key[0] not in names or relation_of(broken) is None:
+        found = next(((name, *origin) for name in names for origin in _origins(contract, name)), None)
+        if found is None or relation_of(broken) is None or not warehouse.exists(found[1]):
             return []
-        origin = CONTRACTS[cleaned.asset_key.path[-1]]
-        if not warehouse.exists(origin):
-            return []
-        broken = warehouse.read(origin).join(
-            broken.select(contract.key[0]).unique(), left_on=cleaned.column_name, right_on=contract.key[0], how="semi"
-        )
+        name, origin, column = found
+        broken = warehouse.read(origin).join(broken.select(name).unique(), left_on=column, right_on=name, how="semi")
     rows = broken.select(*_LINE).unique().sort(*_LINE).head(most).collect("polars").to_native()
     return [f"{file}:{line}" for file, line, _ in rows.iter_rows()]
+
+
+def _origins(contract: Contract, name: str) -> Iterator[tuple[Contract, str]]:
+    """Cleaned tables and their columns that hold what identifies a row: surrogate keys are nowhere in them."""
+    lineage = lineage_of(contract)
+    if lineage is None or not (name == contract.key[0] or name.endswith("_id")):
+        return
+    for dep in lineage.deps_by_column.get(name, ()):
+        origin = CONTRACTS[dep.asset_key.path[-1]]
+        if origin.layer == "cleaned" and origin.column(dep.column_name).dtype == contract.column(name).dtype:
+            yield origin, dep.column_name

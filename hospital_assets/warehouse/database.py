@@ -131,6 +131,14 @@ class Warehouse:
         while self._after_commit:
             self._after_commit.pop(next(iter(self._after_commit)))()
 
+    def goes_on(self) -> bool:
+        """Whether more can be done after an error: a transaction ends with its first."""
+        try:
+            self.connection.execute("select 1")
+        except duckdb.Error:
+            return False
+        return True
+
     @contextlib.contextmanager
     def second_connection(self) -> Iterator[Warehouse]:
         """The same file on a connection of its own, for another thread; so are its temporary tables."""
