@@ -95,8 +95,12 @@ def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -
     for minute, raised in ((0, True), (5, False), (10, True), (15, False), (60, True)):
         at = NOW + minute * MINUTE
         outbox.record([signal(raised, at)], at, cooldown=cooldown)
+        for row in outbox.alerts():
+            # Whoever took care of it before is asked again.
+            assert row["acknowledged_by"] is None
+            outbox.acknowledge(row["alert_id"], "nurse", at)
     rows = outbox.alerts(with_resolved=True)
-    assert [(row["state"], row["occurrence_count"]) for row in rows] == [("open", 1), ("resolved", 2)]
+    assert [(row["state"], row["occurrence_count"]) for row in rows] == [("acknowledged", 1), ("resolved", 2)]
 
 
 def delivery_counts(outbox: Outbox) -> dict[str, int]:
@@ -116,6 +120,48 @@ def test_what_was_over_before_anybody_was_told_is_not_told(outbox: Outbox, tmp_p
     outbox.record([signal(False, NOW + MINUTE, subject="V2")], NOW + MINUTE)
     assert deliver(outbox, [LOG], tmp_path) == 1  # who was told hears that it is over
     assert delivery_counts(outbox) == {"delivered": 2}
+
+
+@pytest.mark.parametrize(
+    ("turns", "said"),
+    [
+        ("raised over raised", ["opened"]),
+        ("raised sent over raised", ["opened"]),
+        ("raised sent over sent raised", ["opened", "resolved", "opened"]),
+        ("raised sent over sent raised over raised", ["opened", "resolved", "opened"]),
+        ("raised sent over sent raised sent over", ["opened", "resolved", "opened", "resolved"]),
+        ("raised over", []),
+    ],
+)
+def test_the_last_word_is_how_it_stands(outbox: Outbox, tmp_path: Path, turns: str, said: list[str]) -> None:
+    """Also of what comes back within its cooldown."""
+    for minute, turn in enumerate(turns.split()):
+        at = NOW + minute * MINUTE
+        if turn == "sent":
+            deliver(outbox, [LOG], tmp_path)
+        else:
+            outbox.record([signal(turn == "raised", at)], at, cooldown=30 * MINUTE)
+    deliver(outbox, [LOG], tmp_path)
+    events = [row["event"] for row in outbox._rows("select event from deliveries order by rowid")]
+    assert events == said
+
+
+def test_each_notifier_is_told_what_it_does_not_know(tmp_path: Path) -> None:
+    """One that has not heard of an alert yet does not keep another from hearing of its end."""
+    both = Outbox(tmp_path / "outbox.sqlite", [LOG, LOG.model_copy(update={"name": "other"})])
+    both.record([signal(True)], NOW)
+    both._connection.execute("update deliveries set delivered_at = created_at where notifier = 'log'")
+    both.record([signal(False, NOW + MINUTE)], NOW + MINUTE)
+    rows = both._rows("select notifier, event from deliveries order by rowid")
+    assert [tuple(row) for row in rows] == [(LOG.name, "opened"), (LOG.name, "resolved")]
+    both.close()
+
+
+def test_what_comes_back_in_a_silence_is_sent_when_it_ends(outbox: Outbox) -> None:
+    outbox.silence(timedelta(hours=1), "the sensor is changed", "nurse", datetime.now(UTC), rule="critical_vitals")
+    for minute, raised in enumerate((True, False, True)):
+        outbox.record([signal(raised, NOW + minute * MINUTE)], NOW + minute * MINUTE, cooldown=30 * MINUTE)
+    assert delivery_counts(outbox) == {"waiting": 1}
 
 
 def test_a_snapshot_ends_what_it_does_not_name(outbox: Outbox) -> None:

@@ -220,11 +220,12 @@ class Outbox:
             )
         elif last is not None and now - _instant(last["resolved_at"]) < cooldown:
             self._connection.execute(
-                "update alerts set state = 'open', resolved_at = null, value = ?, worst_value = ?, "
-                "last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
+                "update alerts set state = 'open', resolved_at = null, acknowledged_at = null, acknowledged_by = null, "
+                "value = ?, worst_value = ?, last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
                 "where alert_id = ?",
                 (signal.value, _worse(last, signal), _text(signal.observed_at), signal.summary, last["alert_id"]),
             )
+            self._tell(last["alert_id"], "opened")
         else:
             return self._open(signal, now)
         return False
@@ -255,8 +256,7 @@ class Outbox:
             ),
         ).rowcount
         if added:
-            (row,) = self._rows("select * from alerts where alert_id = ?", alert_id)
-            self._tell(row, "opened")
+            self._tell(alert_id, "opened")
         return bool(added)
 
     def _resolve(self, row: sqlite3.Row | None, now: datetime) -> None:
@@ -265,32 +265,38 @@ class Outbox:
         self._connection.execute(
             "update alerts set state = 'resolved', resolved_at = ? where alert_id = ?", (_text(now), row["alert_id"])
         )
-        # What is over before anybody was notified needs no notice.
-        unannounced = self._connection.execute(
-            "delete from deliveries where alert_id = ? and attempt_count = 0 "
-            "and delivered_at is null and (next_attempt_at <= created_at or silence_id is not null)",
-            (row["alert_id"],),
-        ).rowcount
-        if not unannounced:
-            (resolved,) = self._rows("select * from alerts where alert_id = ?", row["alert_id"])
-            self._tell(resolved, "resolved")
+        self._tell(row["alert_id"], "resolved")
 
-    def _tell(self, row: sqlite3.Row, event: str) -> None:
-        """Queue a message for each notifier that wants it."""
+    def _tell(self, alert_id: str, event: str) -> None:
+        """Queue a message for each notifier that wants it and would otherwise go on to believe the opposite."""
+        (row,) = self._rows("select * from alerts where alert_id = ?", alert_id)
         wall = _text(datetime.now(UTC))
         silence = self._silence_of(row, wall)
         for notifier in self._notifiers:
             if not notifier.wants(row["severity"]):
                 continue
-            if event == "resolved" and not notifier.says_resolved:
+            # What is over, or back, before it was said needs no notice.
+            self._connection.execute(
+                "delete from deliveries where alert_id = ? and notifier = ? and event <> ? and attempt_count = 0 "
+                "and delivered_at is null and (next_attempt_at <= created_at or silence_id is not null)",
+                (alert_id, notifier.name, event),
+            )
+            last = self._rows(
+                "select event from deliveries where alert_id = ? and notifier = ? and given_up_at is null "
+                "order by rowid desc limit 1",
+                alert_id,
+                notifier.name,
+            )
+            believed = last[0]["event"] if last else "resolved"
+            if believed == event or (event == "resolved" and not notifier.says_resolved):
                 continue
-            turn = f"{row['alert_id']}-{event}-{row['occurrence_count']}"
+            turn = f"{alert_id}-{event}-{row['occurrence_count']}"
             self._connection.execute(
                 "insert or ignore into deliveries (delivery_id, alert_id, notifier, event, message, "
                 "created_at, next_attempt_at, silence_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     f"{turn}-{notifier.name}",
-                    row["alert_id"],
+                    alert_id,
                     notifier.name,
                     event,
                     json.dumps(message_of(row, event)),
