@@ -292,6 +292,13 @@ def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
         ("child", {"heart_rate": 150}, False, ""),  # NEWS2 and its limits are not for children
         ("child", {"spo2": 88}, True, "SpO2 88.0 % (limit 90)"),
         ("nobody", {"heart_rate": 150}, True, "heart rate 150"),  # unknown age: better once too often
+        ("nobody", {}, False, ""),  # and what was raised clears
+        ("nobody", {"heart_rate": None}, None, ""),
+        ("adult", {"heart_rate": 0}, True, "a vital sign of 0"),  # asystole, or the lead is off
+        ("child", {"respiratory_rate": 0}, True, "a vital sign of 0"),
+        ("nobody", {"spo2": 0}, True, "a vital sign of 0"),
+        ("adult", {"systolic_bp": 0}, True, "a vital sign of 0"),
+        ("adult", {"diastolic_bp": 0}, False, ""),  # sounds that are heard down to 0
     ],
 )
 def test_critical_vitals(patient: str, values: dict[str, Any], raised: bool | None, says: str) -> None:

@@ -19,7 +19,7 @@ from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
 from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, validate_er_visits
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
-from hospital_assets.assets.cleaned.vitals import validate_vitals
+from hospital_assets.assets.cleaned.vitals import STATED_ZERO, validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.registry import Profiles
@@ -121,16 +121,17 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
     reasons = [
         pl.when(has_score).then(pl.format(f"NEWS2 {{}} (limit {settings.news2_score})", pl.col("news2_score"))),
         pl.when(is_red).then(pl.lit("a NEWS2 parameter of 3 points")),
+        pl.when("_is_zero").then(pl.lit("a vital sign of 0 (look at the patient, and at the sensor)")),
         *(
             pl.when(beyond).then(_in_words(column, getattr(settings.vitals[column], side)))
             for (column, side), beyond in limits.items()
         ),
     ]
     is_whole = pl.col("news2_score").is_not_null() | (
-        ~pl.col("_applies") & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
+        ~pl.col("_applies").fill_null(False) & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
     )
-    is_critical = pl.any_horizontal(has_score, is_red, *limits.values()).fill_null(False)
-    rows = _with(observed, _applies=news2.applies()).select(
+    is_critical = pl.any_horizontal(has_score, is_red, "_is_zero", *limits.values()).fill_null(False)
+    rows = _with(observed, _applies=news2.applies(), _is_zero=has_code(STATED_ZERO)).select(
         subject=pl.coalesce("visit_id", "patient_id"),
         hospital_id="hospital_id",
         observed_at="measured_at",

@@ -90,6 +90,12 @@ WITHDRAWN = Rule(
     "HL7 table 0085; FHIR observation-status",
 )
 VALUE_UNREADABLE = Rule("value_unreadable", "A measured value is not a number and is not used.", "flag")
+STATED_ZERO = Rule(
+    "stated_zero",
+    "A heart rate, respiratory rate, oxygen saturation or systolic pressure of 0: the patient has none, or the sensor is "
+    "off. No figure uses it; an alert is raised.",
+    "flag",
+)
 CONSCIOUSNESS_UNKNOWN = Rule(
     "consciousness_unknown", "The level of consciousness is no word that is known or mapped; it is not used.", "flag"
 )
@@ -116,6 +122,8 @@ HARD_BOUNDS = {
     "diastolic_bp": ("diastolic_mmhg", 0, 300),
     "temperature": ("temperature_c", 9.9999, 50.0001),
 }
+#: Nobody lives without these.
+_VITAL = ("heart_rate", "respiratory_rate", "spo2", "systolic_bp")
 OUT_OF_BOUNDS = {
     parameter: Rule(
         f"{parameter}_out_of_bounds",
@@ -146,6 +154,7 @@ RULES = (
     MERGED,
     WITHDRAWN,
     VALUE_UNREADABLE,
+    STATED_ZERO,
     CONSCIOUSNESS_UNKNOWN,
     ON_OXYGEN_UNKNOWN,
     SCORE_INVALID,
@@ -313,6 +322,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Pe
             (UNIT_CONVERTED, _any_of("is_converted")),
             (UNIT_UNKNOWN, _any_of("is_foreign")),
             (VALUE_UNREADABLE, unreadable),
+            (STATED_ZERO, nw.any_horizontal(*(nw.col(f"_{name}") == 0 for name in _VITAL), ignore_nulls=True)),
             (CONSCIOUSNESS_UNKNOWN, nw.col("consciousness").is_null() & ~is_blank("_consciousness")),
             (ON_OXYGEN_UNKNOWN, nw.col("is_on_oxygen").is_null() & ~is_blank("_on_oxygen")),
             (SCORE_INVALID, nw.any_horizontal(*invalid, ignore_nulls=True)),
