@@ -18,9 +18,12 @@ from pathlib import Path
 import duckdb
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.content import UnreadableError, sha256
+from hospital_assets.landing.csv_records import parse_csv
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.worker import Worker
 from hospital_assets.landing.zone import LandingZone
@@ -459,3 +462,37 @@ def test_files_that_fail_together_are_found_by_halves(tmp_path: Path, monkeypatc
     assert bad["source_file"].to_list() == ["native/er_visits/2-bad.csv", "native/er_visits/5-bad.csv"]
     assert ledger.filter(pl.col("state") == "ready")["row_count"].to_list() == [1] * 4
     assert "Erika" not in " ".join(bad["problem"])
+
+
+# A quote that nobody closes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "left_out"),
+    [
+        ('a,b,c\n1,2,"cut\n2,3,ok\n3,4,ok\n', [3, 4], [2]),
+        ('a,b,c\n1,2,"cut\n2,3,"ok"\n3,4,ok\n', [3, 4], [2]),  # the next quote does not close it
+        ('a,b,c\n1,"x\ny",3\n2,3,"cut\n2,3,ok\n', [2, 5], [4]),
+        ('a,b\n1,ok\n2,"cut', [2], [3]),  # as of a file that was cut off
+        ('a,b\n1,laceration 3" long\n2,"say ""ah"""\n', [2, 3], []),  # no quote opens in the midst of a field
+    ],
+)
+def test_an_unclosed_quote_takes_its_own_line_alone(text: str, lines: list[int], left_out: list[int]) -> None:
+    rows = parse_csv(text, ",").select("@line", "@problem").rows()
+    assert [line for line, problem in rows if problem is None] == lines
+    assert [line for line, problem in rows if problem == "unclosed_quote"] == left_out
+    assert len(rows) == len(lines) + len(left_out)
+
+
+@given(st.lists(st.text('ab," ', max_size=6), min_size=1, max_size=8), st.data())
+def test_one_unclosed_quote_loses_no_other_record(values: list[str], data: st.DataObject) -> None:
+    before = [line(["name", "n"])] + [line([value, str(n)]) for n, value in enumerate(values)]
+    at = data.draw(st.integers(1, len(before)))
+    rows = parse_csv("".join([*before[:at], 'x,"cut\n', *before[at:]]), ",")
+    read = rows.filter(pl.col("@problem").is_null()).select("name", "n").rows()
+    assert set(read) == {(value or None, str(n)) for n, value in enumerate(values)}
+    assert rows.filter(pl.col("@problem") == "unclosed_quote")["@record"].to_list() == ['x,"cut']
+
+
+def line(fields: list[str]) -> str:
+    return ",".join('"' + field.replace('"', '""') + '"' for field in fields) + "\n"

@@ -22,6 +22,7 @@ FILE_STATES = [
 _READING_PROBLEMS = [
     "unreadable_line",
     "wrong_field_count",
+    "unclosed_quote",
     "unmatched_join",
     "outside_limits",
     "no_message_header",

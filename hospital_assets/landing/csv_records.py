@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
 
     Returns:
         the columns as landed, then `@line` (physical line, the header is 1), `@problem`
-        (`wrong_field_count` or null) and `@record` (JSON of the columns as landed).
+        (`wrong_field_count`, `unclosed_quote` or null) and `@record` (JSON of the columns as landed).
     """
     text = with_line_feeds(text)
     header = csv_columns(text, delimiter)
@@ -70,7 +70,7 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
         fields = sum(map(len, csv.reader(io.StringIO(text), delimiter=delimiter)))
     else:
         fields = text.count(delimiter) + lines
-    is_regular = fields == lines * len(header)
+    is_regular = fields == lines * len(header) and text.count('"') % 2 == 0
     if frame is not None and is_regular and frame.height == max(lines - 1, 0) and frame.columns == header:
         frame = frame.with_columns(
             pl.lit(None, dtype=pl.String).alias("@problem"),
@@ -95,40 +95,62 @@ def has_blank_rows(text: str, delimiter: str, width: int) -> bool:
 
 def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
     """Records one by one, for texts with ragged lines, blank lines or quoted line breaks."""
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    header = _unique(next(reader, []))
+    lines = text.splitlines(keepends=True)
+    header: list[str] | None = None
     sound: list[list[str | None]] = []
-    broken: list[tuple[int, str]] = []
+    broken: list[tuple[int, str, str]] = []
     numbers: list[int] = []
-    before = reader.line_num
-    try:
-        for fields in reader:
-            number, before = before + 1, reader.line_num
-            if not fields:
-                continue
-            if len(fields) == len(header):
-                numbers.append(number)
-                sound.append([field or None for field in fields])
-            else:
-                broken.append((number, delimiter.join(fields)))
-    except csv.Error:
-        broken.append((before + 1, ""))
-    good = pl.DataFrame(sound, schema=dict.fromkeys(header, pl.String), orient="row").with_columns(
+    for number, fields in _rows(lines, delimiter):
+        if fields is None:
+            broken.append((number, "unclosed_quote", lines[number - 1].removesuffix("\n")))
+        elif header is None:
+            header = _unique(fields)
+        elif len(fields) == len(header):
+            numbers.append(number)
+            sound.append([field or None for field in fields])
+        elif fields:
+            broken.append((number, "wrong_field_count", delimiter.join(fields)))
+    good = pl.DataFrame(sound, schema=dict.fromkeys(header or [], pl.String), orient="row").with_columns(
         pl.lit(None, dtype=pl.String).alias("@problem"),
         pl.Series("@line", numbers, dtype=pl.Int64),
         pl.struct(header).struct.json_encode().alias("@record")
         if header
         else pl.lit(None, dtype=pl.String).alias("@record"),
     )
-    bad = pl.DataFrame(
-        {
-            "@problem": ["wrong_field_count"] * len(broken),
-            "@line": [number for number, _ in broken],
-            "@record": [line for _, line in broken],
-        },
-        schema={"@problem": pl.String, "@line": pl.Int64, "@record": pl.String},
-    )
+    bad = pl.DataFrame(broken, schema={"@line": pl.Int64, "@problem": pl.String, "@record": pl.String}, orient="row")
     return pl.concat([good, bad], how="diagonal").sort("@line")
+
+
+def _rows(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+    """The fields of each record with its first line, the header first; None for a line with a quote that is not closed.
+
+    It ends nowhere, or amid a record below, which is read as if that line were not there.
+    """
+    begin, width = 0, 0
+    while begin < len(lines):
+        reader = csv.reader((lines[at] for at in range(begin, len(lines))), delimiter=delimiter)
+        first = begin
+        for fields in reader:
+            end = begin + reader.line_num
+            is_long = end - first > 1
+            width = width or len(fields)
+            if (is_long and len(fields) != width) or (
+                (is_long or end == len(lines)) and not _is_closed(lines[first:end], delimiter)
+            ):
+                yield first + 1, None
+                end = first + 1
+                break
+            yield first + 1, fields
+            first = end
+        begin = end
+
+
+def _is_closed(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether each quote that opens a field of a record ends it, too (RFC 4180)."""
+    try:
+        return len(list(csv.reader(lines, delimiter=delimiter, strict=True))) == 1
+    except csv.Error:
+        return False
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -128,7 +128,8 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         ),
     ]
     is_whole = pl.col("news2_score").is_not_null() | (
-        ~pl.col("_applies").fill_null(False) & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
+        ~pl.col("_applies").fill_null(False)
+        & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
     )
     is_critical = pl.any_horizontal(has_score, is_red, "_is_zero", *limits.values()).fill_null(False)
     rows = _with(observed, _applies=news2.applies(), _is_zero=has_code(STATED_ZERO)).select(

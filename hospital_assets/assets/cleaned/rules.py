@@ -56,6 +56,7 @@ class Rule:
 READING_RULES = (
     Rule("unreadable_line", "The line is not a record of its file's format.", "quarantine"),
     Rule("wrong_field_count", "The line has more or fewer fields than the header.", "quarantine"),
+    Rule("unclosed_quote", "The line opens a quote that no line closes.", "quarantine", "RFC 4180"),
     Rule("unmatched_join", "A companion record has no main record to belong to.", "quarantine"),
     Rule("outside_limits", "A number lies outside of what its source's profile says it can be.", "quarantine"),
 )

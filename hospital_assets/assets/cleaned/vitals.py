@@ -92,8 +92,8 @@ WITHDRAWN = Rule(
 VALUE_UNREADABLE = Rule("value_unreadable", "A measured value is not a number and is not used.", "flag")
 STATED_ZERO = Rule(
     "stated_zero",
-    "A heart rate, respiratory rate, oxygen saturation or systolic pressure of 0: the patient has none, or the sensor is "
-    "off. No figure uses it; an alert is raised.",
+    "A heart rate, respiratory rate, oxygen saturation or systolic pressure of 0: the patient has none, or the sensor "
+    "is off. No figure uses it; an alert is raised.",
     "flag",
 )
 CONSCIOUSNESS_UNKNOWN = Rule(
