@@ -1156,6 +1156,18 @@ def test_everybody_in_the_department_is_on_the_board(tmp_path: Path) -> None:
     assert board.zone == "America/Chicago" and f"{board.local(NOW):%Z}" in ("CST", "CDT")
 
 
+def test_who_is_known_to_have_left_is_not_on_the_board(tmp_path: Path) -> None:
+    """A movement may have ended a visit of which the landed record, loaded since, says nothing."""
+    warehouse = landed(tmp_path, [visit(name, 30) for name in ("there", "left", "back")])
+    loaded = {"there": None, "left": NOW - timedelta(minutes=30), "back": NOW - timedelta(minutes=40)}
+    ended = pl.DataFrame([{"visit_id": name, "recorded_at": at} for name, at in loaded.items() if at])
+    ended.write_parquet(tmp_path / "live" / "ended_visits.parquet")
+    # What landed after all that the warehouse knows counts.
+    assert {row.reference for row in read_board(warehouse, NOW, b"key").patients} == {
+        reference_of(name, b"key") for name in ("there", "back")
+    }
+
+
 def test_the_trend_of_news2_is_against_the_score_before(tmp_path: Path) -> None:
     warehouse = landed(tmp_path, [visit("a", 30), visit("b", 20)], [news2("a", 6)])
     before = pl.DataFrame([visit("a", 30), visit("b", 20)]).with_columns(

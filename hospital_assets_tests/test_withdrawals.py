@@ -1,4 +1,4 @@
-"""Vital signs that are corrected or withdrawn leave open alerts and the live board, as they leave the facts."""
+"""What is corrected or withdrawn leaves open alerts and the live board, as it leaves the facts."""
 
 from __future__ import annotations
 
@@ -68,9 +68,42 @@ def case(told: list[tuple[str, bool]], tmp_path: Path) -> Iterator[Case]:
         yield found
 
 
+#: Of one visit, messages in the order in which they land, and after each who is on the board with what department.
+MOVES: dict[str, list[tuple[str, str | None]]] = {
+    "an end that a later message does not repeat": [
+        (adt("A04", "20260501100000"), "Emergency"),
+        (adt("A03", "20260501103000", end="20260501103000", disposition="01"), None),
+        (adt("A08", "20260501104000", place=""), None),
+    ],
+    "a discharge that is cancelled": [
+        (adt("A04", "20260501100000"), "Emergency"),
+        (adt("A03", "20260501103000", end="20260501103000", disposition="01"), None),
+        (adt("A13", "20260501104000", end='""', disposition='""'), "Emergency"),
+    ],
+    "an update that says no place": [
+        (adt("A04", "20260501100000"), "Emergency"),
+        (adt("A08", "20260501104000", place=""), "Emergency"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_the_board_knows_what_earlier_messages_said(name: str, tmp_path: Path) -> None:
+    """Each message is a file that is looked at by itself, and none is loaded yet."""
+    files = {f"{place}.hl7": message.encode() for place, (message, _) in enumerate(MOVES[name])}
+    with (
+        landed(tmp_path, ENGINES["polars"], "hl7v2-adt", {**files, "hospitals.csv": FACILITIES.encode()}) as case,
+        monitored(case, tmp_path) as assess,
+    ):
+        for place, (_, department) in enumerate(MOVES[name]):
+            assess(f"{place}.hl7")
+            board = read_board(tmp_path / "warehouse" / "hospital.duckdb", NOW, b"key")
+            assert [row.department for row in board.patients] == [department] * (department is not None), place
+
+
 @contextmanager
 def monitored(case: Case, folder: Path) -> Iterator[Callable[[str], bool]]:
-    """Lets a monitor see the visit, then what is asked for; gives whether an alert is open."""
+    """Lets a monitor see what is asked for; gives whether an alert is open."""
     warehouse = folder / "warehouse" / "hospital.duckdb"
     (warehouse.parent / "live").mkdir(parents=True)
     outbox = Outbox(folder / "outbox.sqlite")
@@ -88,7 +121,6 @@ def monitored(case: Case, folder: Path) -> Iterator[Callable[[str], bool]]:
         outbox.record(signals, NOW)
         return bool(outbox.open_subjects("critical_vitals"))
 
-    assess("visit.hl7")
     yield assess
     outbox.close()
 
@@ -96,6 +128,7 @@ def monitored(case: Case, folder: Path) -> Iterator[Callable[[str], bool]]:
 def test_a_withdrawal_ends_what_the_value_raised(case: Case, told: list[tuple[str, bool]], tmp_path: Path) -> None:
     warehouse = tmp_path / "warehouse" / "hospital.duckdb"
     with monitored(case, tmp_path) as assess:
+        assess("visit.hl7")
         for place, (_, is_open) in enumerate(told):
             assert assess(f"{place}.hl7") is is_open, place
         scores = read_copy(warehouse, "landed_vitals")
@@ -108,5 +141,6 @@ def test_a_value_that_lands_after_its_withdrawal_raises_nothing_for_long(
 ) -> None:
     """Whatever the order in which messages land, in the end that is open which would be in the order of writing."""
     with monitored(case, tmp_path) as assess:
+        assess("visit.hl7")
         found = [assess(f"{place}.hl7") for place in reversed(range(len(told)))]
     assert found[-1] is told[-1][1]

@@ -171,7 +171,7 @@ def _with_visit(observed: pl.DataFrame, where: pl.DataFrame) -> pl.DataFrame:
 
 
 #: What identifies a landed record.
-_PLACE = ["source_file", "source_line", "source_part"]
+PLACE = ["source_file", "source_line", "source_part"]
 
 
 def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
@@ -194,7 +194,7 @@ def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     gathered = raw.filter(pl.col("source_profile").is_in(list(statuses)), pl.col("payload").is_not_null())
     rows = gathered.select("source_profile", "payload").iter_rows()
     return gathered.filter(pl.Series([corrects(*row) for row in rows], dtype=pl.Boolean)).select(
-        "source_profile", *_PLACE
+        "source_profile", *PLACE
     )
 
 
@@ -215,7 +215,7 @@ def older_perhaps(
     versioned = [name for name, layout in layouts_of(profiles, "vitals") if layout.observations is not None]
     changed = [s.subject for s in signals if s.is_raised is not None and s.is_raised is not (s.subject in known)]
     sets = _with_visit(observed, where).filter(pl.coalesce("visit_id", "patient_id").is_in(changed))
-    return sets.filter(pl.col("source_profile").is_in(versioned)).select("source_profile", *_PLACE)
+    return sets.filter(pl.col("source_profile").is_in(versioned)).select("source_profile", *PLACE)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def corrected_vitals(
     """
     found: pl.DataFrame = validate_vitals(lazy(raw), lazy(hospitals), profiles).collect("polars").to_native()
     found = _with_visit(found, where).with_columns(subject=pl.coalesce("visit_id", "patient_id"))
-    sets = found.join(corrected, on=_PLACE, how="semi")["observation_id"].unique()
+    sets = found.join(corrected, on=PLACE, how="semi")["observation_id"].unique()
     subjects = found.filter(pl.col("observation_id").is_in(sets.to_list()))["subject"].drop_nulls().unique()
     found = found.filter(pl.col("subject").is_in(subjects.to_list()))
     standing: pl.DataFrame = (

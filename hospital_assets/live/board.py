@@ -20,7 +20,7 @@ import polars as pl
 
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.live.arrivals import Hour, hours_around
-from hospital_assets.live.copies import read_copy
+from hospital_assets.live.copies import read_copy, read_landed_visits
 from hospital_assets.measures import news2, thresholds
 from hospital_assets.measures.triage import CRITICAL_IN_SHORT, CRITICAL_LEVELS, SCALE_IN_USE, is_critical, wait_target
 from hospital_assets.measures.waits import waiting_since
@@ -332,7 +332,7 @@ def _zones(warehouse_file: Path, hospital: str) -> set[str]:
 def _visits(warehouse_file: Path) -> pl.DataFrame | None:
     """Open visits of the last commit, overlaid with what has landed since; None where there are no copies."""
     loaded = read_copy(warehouse_file, "open_visits")
-    landed = read_copy(warehouse_file, "landed_visits")
+    landed = read_landed_visits(warehouse_file)
     known = [frame for frame in (loaded, landed) if frame is not None]
     if not known:
         return None

@@ -8,7 +8,8 @@ one step.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -76,6 +77,16 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         where f.service_date >= since and f.is_open
         """,
     ),
+    # Of the same days, those that are over, however that is known: a movement ends a visit as well.
+    "ended_visits": (
+        ("fact_emergency_visits", "cleaned_er_visits"),
+        """
+        select f.visit_id, coalesce(c.recorded_at, f.arrival_at) as recorded_at
+        from facts.fact_emergency_visits f
+        join cleaned.cleaned_er_visits c on c.visit_id = f.visit_id and c.service_date = f.service_date
+        where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits) and not f.is_open
+        """,
+    ),
     # Who came on the newest two service days, gone or not.
     "recent_arrivals": (
         ("fact_emergency_visits", "dim_hospital"),
@@ -141,7 +152,9 @@ def publish_copy(warehouse: Warehouse, name: str) -> None:
             warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
 
 
-def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str, order: str, since: datetime) -> None:
+def merge_landed(
+    warehouse_file: Path, name: str, found: pl.DataFrame, key: str | Sequence[str], order: str, since: date
+) -> None:
     """Add landed records to what is known of others: the newest of each key, none before `since`."""
     known = read_copy(warehouse_file, name)
     merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
@@ -157,6 +170,19 @@ def merge_landed(warehouse_file: Path, name: str, found: pl.DataFrame, key: str,
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
     """A copy as last written, or None before the first time and where it is damaged."""
     return read_whole(copy_file(warehouse_file, name))
+
+
+def read_landed_visits(warehouse_file: Path) -> pl.DataFrame | None:
+    """The copy `landed_visits`, but for records that a run has loaded and whose visit is over since."""
+    landed, ended = read_copy(warehouse_file, "landed_visits"), read_copy(warehouse_file, "ended_visits")
+    if landed is None or ended is None:
+        return landed
+    known = ended.select("visit_id", _known_at="recorded_at")
+    return (
+        landed.join(known, on="visit_id", how="left", maintain_order="left")
+        .filter(pl.col("_known_at").is_null() | (pl.col("recorded_at") > pl.col("_known_at")))
+        .drop("_known_at")
+    )
 
 
 def copies_changed(warehouse_file: Path) -> tuple[tuple[str, int], ...]:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +18,12 @@ import polars as pl
 from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, Signal, VisitState, open_outbox
 from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
+from hospital_assets.assets.cleaned.rules import layouts_of
 from hospital_assets.clock import hospital_now, is_live
+from hospital_assets.contracts import PARTITION_COLUMN
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.quarantine import label_of
+from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone, look_again
 from hospital_assets.live.alert_rules import (
@@ -30,6 +33,7 @@ from hospital_assets.live.alert_rules import (
     FILES_UNREADABLE,
     OCCUPANCY,
     OVERSTAY,
+    PLACE,
     board_visits,
     board_vitals,
     corrected_vitals,
@@ -48,7 +52,7 @@ from hospital_assets.live.alert_rules import (
     visit_states,
     vital_signals,
 )
-from hospital_assets.live.copies import merge_landed, read_copy
+from hospital_assets.live.copies import merge_landed, read_copy, read_landed_visits
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -205,8 +209,8 @@ class Monitor:
             landed = records("vitals")
             observed = scored_vitals(landed, hospitals, patients, zone.profiles)
             merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
-            copies = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits", "landed_visits"))
-            where = places(*copies)
+            loaded = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits"))
+            where = places(*loaded, read_landed_visits(warehouse_file))
             found = vital_signals(observed, self.alerts, where)
             known = self.outbox.open_subjects(CRITICAL_VITALS)
             late = older_perhaps(observed, found, known, where, zone.profiles)
@@ -228,7 +232,8 @@ class Monitor:
             ill = known | {signal.subject for signal in found if signal.is_raised}
             signals = [signal for signal in found if signal.subject in ill]
         if "er_visits" in subjects:
-            arrived = landed_visits(records("er_visits"), hospitals, zone.profiles)
+            landed = _with_earlier(warehouse_file, records("er_visits"), zone.profiles, (since - _ZONES).date())
+            arrived = landed_visits(landed, hospitals, zone.profiles)
             merge_landed(
                 warehouse_file, "landed_visits", board_visits(arrived, patients), "visit_id", "recorded_at", since
             )
@@ -242,6 +247,20 @@ class Monitor:
             if landed.len():
                 newest[feed] = datetime.fromtimestamp(int(landed.max()) / 1e9, UTC)  # type: ignore[arg-type]
         return newest
+
+
+def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles, since: date) -> pl.DataFrame:
+    """Landed records of visits, with the earlier ones of those whose source states only what is news."""
+    partial = [name for name, layout in layouts_of(profiles, "er_visits") if layout.is_partial]
+    news = landed.filter(pl.col("source_profile").is_in(partial)).with_columns(record=pl.lit(None, pl.String))
+    if news.is_empty():
+        return landed
+    merge_landed(warehouse_file, "landed_messages", news, PLACE, PARTITION_COLUMN, since)
+    kept = read_copy(warehouse_file, "landed_messages")
+    of_visits = landed if kept is None else pl.concat([landed, kept], how="diagonal_relaxed")
+    return of_visits.unique(PLACE, keep="first", maintain_order=True).join(
+        landed.select("source_profile", "visit_id").unique(), on=["source_profile", "visit_id"], how="semi"
+    )
 
 
 def _with_versions(ledger: pl.DataFrame, new: pl.DataFrame, corrected: pl.DataFrame) -> pl.DataFrame:
