@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, settings
 # No test may touch the data directory of the checkout.
 os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
 # Nor anybody's keys.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hospital-keys-")
+_KEYS = tempfile.TemporaryDirectory(prefix="hospital-keys-")
+os.environ["XDG_CONFIG_HOME"] = _KEYS.name
 
 from hospital_assets.access import users as access
 from hospital_assets.settings import Settings, write_settings

@@ -201,5 +201,8 @@ class TestOnABuild:
         assert "figures of H1 only" in capsys.readouterr().err
         assert main([*command, "--role", "executive"]) != 0
         assert "fact_emergency_visits" not in capsys.readouterr().out
+        assert main([*command, "--hospital", "H1", "--row", "V-NOWHERE"]) == 2
+        said = capsys.readouterr().err
+        assert "of no row behind this figure" in said and "V-NOWHERE" not in said
         assert main([*command, "--column", "nonsense"]) == 2
         assert "it has service_date" in capsys.readouterr().err

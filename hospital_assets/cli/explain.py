@@ -92,6 +92,8 @@ def _asked(options: argparse.Namespace) -> Asked:
 
 
 def _print(options: argparse.Namespace, settings: Settings, policy: Policy, audience: Audience, asked: Asked) -> None:
+    import polars as pl
+
     from hospital_assets.publishing.publications import open_publication
     from hospital_assets.reports.changes import published_row, version_before
     from hospital_assets.reports.explain import landed_records, rows_behind, stored_row
@@ -128,6 +130,11 @@ def _print(options: argparse.Namespace, settings: Settings, policy: Policy, audi
             _print_rows(console, options, found, _visible(policy, audience, found.fact))
             key = options.row or str(found.rows[found.fact.key[0]].first() or "")
             records = landed_records(definitions, warehouse, found.fact, _keyed(found.fact, key))
+            if options.row and records.is_empty() and key not in found.rows[found.fact.key[0]].cast(pl.String):
+                raise ValueError(
+                    f"--row names a {found.fact.key[0]} of no row behind this figure, and of no landed record; --all lists "
+                    "the rows"
+                )
             _print_records(console, found.fact, key, records)
         before = version_before(settings.data_dir, audience.name, asked, row)
         console.print("\n[bold]Since the version before[/bold]")
