@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -17,8 +19,7 @@ from hypothesis import HealthCheck, settings
 # No test may touch the data directory of the checkout.
 os.environ["HOSPITAL_DATA_DIR"] = str(Path(__file__).parent / "no-data-here")
 # Nor anybody's keys.
-_KEYS = tempfile.TemporaryDirectory(prefix="hospital-keys-")
-os.environ["XDG_CONFIG_HOME"] = _KEYS.name
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hospital-keys-")
 
 from hospital_assets.access import users as access
 from hospital_assets.settings import Settings, write_settings
@@ -33,6 +34,8 @@ _Made = TypeVar("_Made")
 FIRST, LAST = date(2026, 3, 5), date(2026, 3, 12)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SHARED_IS_MISSING = "shared sample files"
+
+atexit.register(shutil.rmtree, os.environ["XDG_CONFIG_HOME"], ignore_errors=True)
 
 # A try at a password is dear on purpose; tests make thousands.
 SHIPPED_COST, access._COST = access._COST, 2**4

@@ -132,8 +132,8 @@ def _print(options: argparse.Namespace, settings: Settings, policy: Policy, audi
             records = landed_records(definitions, warehouse, found.fact, _keyed(found.fact, key))
             if options.row and records.is_empty() and key not in found.rows[found.fact.key[0]].cast(pl.String):
                 raise ValueError(
-                    f"--row names a {found.fact.key[0]} of no row behind this figure, and of no landed record; --all lists "
-                    "the rows"
+                    f"--row names a {found.fact.key[0]} of no row behind this figure, and of no landed record; --all "
+                    "lists the rows"
                 )
             _print_records(console, found.fact, key, records)
         before = version_before(settings.data_dir, audience.name, asked, row)
