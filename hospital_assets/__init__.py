@@ -32,3 +32,8 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
 - `workers`: processes that work for this one, and end with it.
 """
+
+import os
+
+# Matrices are small here: threads over one of them wait for each other longer than one takes alone.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
