@@ -18,11 +18,13 @@ from types import SimpleNamespace
 
 import dagster as dg
 import duckdb
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from hospital_assets.access.audit import read_entries
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
 from hospital_assets.automation.instance import dagster_instance
@@ -54,7 +56,7 @@ from hospital_assets.publishing.publications import (
     Made,
     PublicationError,
     audiences_of,
-    delete_old_versions,
+    old_versions,
     open_publication,
     publish,
     published_folder,
@@ -862,6 +864,36 @@ def test_a_role_is_a_section_of_the_policy_and_nothing_else(
     }
 
 
+def test_what_cannot_be_audited_is_not_published(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = spoilt
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
+    (settings.data_dir / "policy.toml").write_text(TEXT + _RESEARCHER, encoding="utf-8")
+    definitions = build_definitions(settings)
+    folder = published_folder(settings.data_dir) / "researcher"
+    monkeypatch.setenv("HOSPITAL_AUDIT_KEY", "zz")
+    assert main(["--data-dir", str(settings.data_dir), "publish", "--role", "researcher"]) == 2
+    assert "HOSPITAL_AUDIT_KEY" in capsys.readouterr().err
+    (failure,) = run_publish(definitions, settings, ["researcher"]).failures
+    assert "HOSPITAL_AUDIT_KEY" in failure and "Traceback" not in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+    monkeypatch.delenv("HOSPITAL_AUDIT_KEY")
+    assert run_publish(definitions, settings, ["researcher"]).failures == []
+    before = publications.current_version(settings.data_dir, "researcher")
+
+    def fails(*_: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(publications, "_switch", fails)
+    assert len(run_publish(definitions, settings, ["researcher"]).failures) == 1
+    assert publications.current_version(settings.data_dir, "researcher") == before
+    entries = read_entries(settings).filter(pl.col("action") == "publish")
+    assert entries["outcome"].to_list() == ["allowed", "allowed", "failed"]
+    assert entries["audience"].unique().to_list() == ["researcher"]
+    assert entries["version"][0] == before != entries["version"][1] == entries["version"][2]
+
+
 def test_publications_are_assets_with_their_tables() -> None:
     graph = build_definitions(Settings(Path("nowhere"))).resolve_asset_graph()
     for role in shipped_policy().roles:
@@ -943,14 +975,12 @@ def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:
 def test_of_an_hour_that_is_over_the_newest_version_is_kept(tmp_path: Path) -> None:
     policy = load_policy(Settings(tmp_path))
     folder = published_folder(tmp_path) / "admin"
+    # That of 10:30 counts, because those after it were withdrawn.
     names = [f"20260510T{time}00000000Z" for time in ("0901", "0959", "1000", "1030", "1059", "1100", "1101", "1102")]
     for name in names:
         (folder / name).mkdir(parents=True)
-    # A version of 10:30 counts, because those after it were withdrawn.
-    (folder / "current.json").write_text(json.dumps({"version": names[3]}))
     now = datetime(2026, 5, 10, 11, 3, tzinfo=UTC)
-    assert list(delete_old_versions(tmp_path, "admin", policy, now)) == [names[0], names[2]]
-    assert versions(tmp_path, "admin") == [names[1], *names[3:]]
+    assert old_versions(tmp_path, "admin", policy, now, current=names[3]) == [names[0], names[2]]
 
 
 # Small cells

@@ -69,7 +69,7 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         key = _key_in_use(settings)
         made: list[Made] = []
         leaks: list[LeakError] = []
-        found = publish_all(
+        outcomes = publish_all(
             opened,
             settings,
             own_policy,
@@ -78,15 +78,14 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
             run_id=context.run.run_id,
             published_at=clock.wall(),
             data_as_of=clock.now(),
+            act=lambda made: audit.before(_published(_event(role, made.audience), made)),
         )
-        for audience, outcome in found:
-            event = Event(system_actor(), "publish", role, audience=audience.name)
+        for audience, outcome in outcomes:
             if isinstance(outcome, LeakError):
                 leaks.append(outcome)
-                audit.record(replace(event, outcome="refused", reason=str(outcome)))
+                audit.record(replace(_event(role, audience.name), outcome="refused", reason=str(outcome)))
             else:
                 made.append(outcome)
-                audit.record(_published(event, outcome))
         if made:
             yield dg.MaterializeResult(metadata=_metadata(made))
         yield dg.AssetCheckResult(
@@ -103,6 +102,10 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
         )
 
     return publication
+
+
+def _event(role: RoleName, audience: str) -> Event:
+    return Event(system_actor(), "publish", role, audience=audience)
 
 
 def _published(event: Event, made: Made) -> Event:

@@ -4,6 +4,8 @@ The dashboard, the gateway and the listeners use those without it: an import of 
 """
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -74,6 +76,16 @@ class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def record(self, event: Event) -> None:
         """Write one entry."""
         record(Settings(Path(self.data_dir)), event)
+
+    @contextlib.contextmanager
+    def before(self, event: Event) -> Iterator[None]:
+        """Write an entry, then act; where that fails, another one says so."""
+        self.record(event)
+        try:
+            yield
+        except BaseException as error:
+            self.record(replace(event, outcome="failed", reason=type(error).__name__))
+            raise
 
 
 def profiles_resource(folder: Path) -> dg.ResourceDefinition:

@@ -64,6 +64,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _publish(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.access.audit import AuditLog
     from hospital_assets.automation.build import publish
     from hospital_assets.publishing.policy import load_policy, role_named
     from hospital_assets.publishing.pseudonyms import load_key
@@ -72,6 +73,7 @@ def _publish(options: argparse.Namespace, settings: Settings) -> int:
     policy = load_policy(settings)
     if any(policy.needs_key(role_named(policy, role)) for role in options.role or policy.roles):
         load_key(settings)
+    AuditLog(settings).close()
     report = publish(definitions_of(settings), settings, options.role)
     for failure in report.failures:
         print(f"failed: {failure}", file=sys.stderr)

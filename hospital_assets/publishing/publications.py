@@ -24,6 +24,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -274,7 +275,7 @@ class Made:
         version: its version.
         manifest: as written.
         report: what the leak check did.
-        deleted: versions that were deleted because of their age.
+        deleted: versions that are deleted with it because of their age.
     """
 
     audience: str
@@ -282,6 +283,14 @@ class Made:
     manifest: Mapping[str, Any]
     report: LeakReport
     deleted: tuple[str, ...]
+
+
+#: What is around the moment from which a version counts: raises where that cannot be audited, so that it does not.
+Act = Callable[[Made], AbstractContextManager[None]]
+
+
+def _unaudited(_: Made) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 def publish(
@@ -294,6 +303,7 @@ def publish(
     published_at: datetime,
     data_as_of: datetime,
     run_id: str = "",
+    act: Act = _unaudited,
 ) -> Made:
     """Build an audience's publication, check it, and let it count.
 
@@ -308,6 +318,7 @@ def publish(
         published_at: the wall clock; names the version.
         data_as_of: the hospital's time; ages are counted to its year.
         run_id: the run that publishes.
+        act: audits that the version is to count.
 
     Raises:
         KeyMissingError: tokens are needed and there is no key.
@@ -315,7 +326,7 @@ def publish(
         PublicationError: a table is not in the warehouse yet.
     """
     with _in_order(warehouse):
-        return _publish(warehouse, settings, policy, audience, key, published_at, data_as_of, run_id)
+        return _publish(warehouse, settings, policy, audience, key, published_at, data_as_of, run_id, act)
 
 
 def publish_all(
@@ -328,7 +339,8 @@ def publish_all(
     published_at: datetime,
     data_as_of: datetime,
     run_id: str = "",
-) -> Iterator[tuple[Audience, Made | LeakError]]:
+    act: Act = _unaudited,
+) -> list[tuple[Audience, Made | LeakError]]:
     """As `publish`, for several audiences at once; a leak in one does not keep the others waiting.
 
     Args:
@@ -340,6 +352,7 @@ def publish_all(
         published_at: as for `publish`.
         data_as_of: as for `publish`.
         run_id: the run that publishes.
+        act: as for `publish`, of each version.
 
     Raises:
         KeyMissingError: tokens are needed and there is no key.
@@ -349,7 +362,7 @@ def publish_all(
     def made(audience: Audience) -> Made | LeakError:
         with warehouse.second_connection() as own:
             try:
-                return _publish(own, settings, policy, audience, key, published_at, data_as_of, run_id)
+                return _publish(own, settings, policy, audience, key, published_at, data_as_of, run_id, act)
             except LeakError as error:
                 return error
 
@@ -359,7 +372,7 @@ def publish_all(
         collect_identifiers(warehouse, policy)
     at_once = min(len(audiences), os.cpu_count() or 1)
     with _in_order(warehouse), ThreadPoolExecutor(max(1, at_once)) as pool:
-        yield from zip(audiences, pool.map(made, audiences), strict=True)
+        return list(zip(audiences, pool.map(made, audiences), strict=True))
 
 
 @contextlib.contextmanager
@@ -369,7 +382,9 @@ def _in_order(warehouse: Warehouse) -> Iterator[None]:
     try:
         yield
     finally:
-        warehouse.connection.execute("set preserve_insertion_order = false")
+        # After a fatal error there is no connection any more, and it is that error that counts.
+        with contextlib.suppress(duckdb.Error):
+            warehouse.connection.execute("set preserve_insertion_order = false")
 
 
 def _publish(
@@ -381,6 +396,7 @@ def _publish(
     published_at: datetime,
     data_as_of: datetime,
     run_id: str,
+    act: Act,
 ) -> Made:
     version = _version_of(published_at)
     folder = _audience_folder(settings.data_dir, audience.name)
@@ -400,35 +416,33 @@ def _publish(
         manifest["files"] = _files(building)
         replace_text(building / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         flush_all(building)
-        building.rename(folder / version)
+        outdated = old_versions(settings.data_dir, audience.name, policy, published_at, current=version)
+        made = Made(audience.name, version, manifest, report, tuple(outdated))
+        with act(made):
+            building.rename(folder / version)
+            _switch(folder, version, manifest)
+            for old in outdated:
+                shutil.rmtree(folder / old)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    _switch(folder, version, manifest)
-    return Made(
-        audience.name,
-        version,
-        manifest,
-        report,
-        tuple(delete_old_versions(settings.data_dir, audience.name, policy, published_at)),
-    )
+    return made
 
 
-def delete_old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime) -> Iterator[str]:
-    """Delete versions that have been kept for long enough; never the one that counts.
+def old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime, *, current: str) -> list[str]:
+    """Versions that have been kept for long enough; never the one that counts.
 
     Of those published within an hour, once that hour is over, the newest is kept.
     """
     oldest = _version_of(now - timedelta(days=policy.retention.keep_days))
     this_hour = _hour_of(_version_of(now))
-    current = current_version(data_dir, audience)
     found = versions(data_dir, audience)
     newest_of_hour = {_hour_of(version): version for version in found}
-    for version in found:
-        is_one_of_many = _hour_of(version) != this_hour and newest_of_hour[_hour_of(version)] != version
-        if (version < oldest or is_one_of_many) and version != current:
-            shutil.rmtree(_audience_folder(data_dir, audience) / version)
-            yield version
+
+    def is_one_of_many(version: str) -> bool:
+        return _hour_of(version) != this_hour and newest_of_hour[_hour_of(version)] != version
+
+    return [v for v in found if (v < oldest or is_one_of_many(v)) and v != current]
 
 
 def _switch(folder: Path, version: str, manifest: Mapping[str, Any]) -> None:
@@ -692,7 +706,7 @@ __all__ = [
     "PublicationError",
     "audiences_of",
     "current_version",
-    "delete_old_versions",
+    "old_versions",
     "open_publication",
     "publish",
     "publish_all",
