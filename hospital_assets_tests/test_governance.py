@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import dagster as dg
 import duckdb
@@ -41,6 +42,7 @@ from hospital_assets.publishing.policy import (
     DROP,
     POLICY_FILE,
     Mask,
+    MaskKind,
     Policy,
     PolicyError,
     as_toml,
@@ -637,6 +639,70 @@ def test_a_doctor_may_see_identifiers_of_the_own_hospital(spoilt: tuple[Settings
         "where h.hospital_id = 'H2' limit 1)"
     )
     assert make(settings, "doctor-H2").report.findings == ()
+
+
+_MASKED = """
+[roles.masked]
+description = "Gets a column with each mask."
+tables = ["dim_hospital", "dim_patient", "dim_person", "fact_emergency_visits", "kpi_waits"]
+rows = "{rows}"
+surrogates = "{surrogates}"
+
+[roles.masked.classes]
+operational = "clear"
+
+[roles.masked.columns]
+patient_key = "token"
+patient_durable_key = "token"
+person_key = "token"
+visit_id = "token"
+birth_date = "year"
+arrival_date_key = "year"
+age_at_extract_years = "age_cap_90"
+"fact_emergency_visits.age_years" = "age_band"
+zip_code = "zip3"
+pre_existing_condition = "category_map:chronic_condition"
+sex = "null"
+wait_minutes = "round:5"
+"fact_emergency_visits.quality_codes" = "json_keys:a"
+phone = "drop"
+"""
+_AS_JSON = 'update facts.fact_emergency_visits set quality_codes = \'{"a": 1, "b": 2}\''
+
+
+@pytest.mark.parametrize("rows_of", ["all", "own_hospital"])
+@pytest.mark.parametrize("surrogates", ["hmac", "random"])
+def test_every_mask_goes_with_every_row_filter(
+    spoilt: tuple[Settings, Warehouse], rows_of: str, surrogates: str
+) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.execute('update facts.fact_emergency_visits set quality_codes = \'{"a": 1, "b": 2}\'')
+    policy = parse_policy(TEXT + _MASKED.format(rows=rows_of, surrogates=surrogates), "p")
+    audience = "masked" if rows_of == "all" else "masked-H2"
+    made = make(settings, audience, policy=policy)
+    masks = {c["mask"].partition(":")[0] for t in made.manifest["tables"].values() for c in t["columns"].values()}
+    assert masks == {*get_args(MaskKind)} - {"drop"}
+    theirs = "true" if rows_of == "all" else "hospital_id = 'H2'"
+    visits = (
+        "select count(*) from facts.fact_emergency_visits join dimensions.dim_hospital using (hospital_key) "
+        f"where {theirs}"
+    )
+    joined = (
+        "select count(*) from facts.fact_emergency_visits join dimensions.dim_patient using (patient_key) "
+        "join dimensions.dim_person using (patient_durable_key)"
+    )
+    assert rows(settings, audience, joined) == warehouse.connection.execute(visits).fetchall()
+
+
+def test_tokens_of_another_hospital_stop_the_publication(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.execute(_AS_JSON)
+    monkeypatch.setattr(publications, "_own_rows", lambda contract, audience: "")
+    policy = parse_policy(TEXT + _MASKED.format(rows="own_hospital", surrogates="hmac"), "p")
+    with pytest.raises(LeakError, match=r"dim_patient.patient_key: patients of another hospital"):
+        make(settings, "masked-H2", policy=policy)
 
 
 def test_a_hospital_of_another_source_has_doctors_too(spoilt: tuple[Settings, Warehouse]) -> None:

@@ -135,21 +135,24 @@ def _promises(policy: Policy, audience: Audience, table: PublishedTable) -> Iter
         condition = holds(column, mask, name, policy.maps)
         if condition:
             yield _Promise(table, column.name, condition, f"not what '{mask}' promises")
-        if mask.kind == "token":
-            shaped = f" where regexp_matches(token, {literal(TOKEN_SHAPE)})" if column.duckdb_type == "VARCHAR" else ""
-            tokens = f"select token from temp.tokens_{policy.domain_of[column.name]}{shaped}"
-            yield _Promise(table, column.name, f"{name} in ({tokens})", "values that are no tokens")
-        if audience.hospital_key is None:
+        tokens = ""
+        if mask.kind == "token" and column.name not in table.absent:
+            tokens = f"select token from temp.tokens_{policy.domain_of[column.name]} where "
+            shaped = f"regexp_matches(token, {literal(TOKEN_SHAPE)})" if column.duckdb_type == "VARCHAR" else "true"
+            yield _Promise(table, column.name, f"{name} in ({tokens}{shaped})", "values that are no tokens")
+        if audience.hospital_key is None or not (tokens or mask.kind == "clear"):
             continue
-        description = "rows of another hospital"
+        raw, what = "raw" if tokens else name, "rows of another hospital"
         if column.name == "hospital_key":
-            yield _Promise(table, column.name, f"{name} in ({audience.hospital_key}, -1, -2)", description)
+            own = f"{raw} in ({audience.hospital_key}, -1, -2)"
         elif column.name == "hospital_id":
-            own = literal(audience.hospital_id or "")
-            yield _Promise(table, column.name, f"{name} in ({own}, 'unknown')", description)
+            own = f"{raw} in ({literal(audience.hospital_id or '')}, 'unknown')"
         elif column.name == "patient_key":
-            seen = f"{name} in (select patient_key from temp.seen_patients) or {name} < 0"
-            yield _Promise(table, column.name, seen, "patients of another hospital")
+            own = f"({raw} in (select patient_key from temp.seen_patients) or {raw} < 0)"
+            what = "patients of another hospital"
+        else:
+            continue
+        yield _Promise(table, column.name, f"{name} in ({tokens}{own})" if tokens else own, what)
 
 
 def _broken(connection: duckdb.DuckDBPyConnection, promised: list[_Promise]) -> list[Finding]:
@@ -460,7 +463,7 @@ def _collect_whole_numbers(connection: duckdb.DuckDBPyConnection, tables: Sequen
         for table in tables
         for column, mask in table.columns
         if column.duckdb_type in ("BIGINT", "INTEGER")
-        and mask.kind != "token"
+        and mask.kind not in ("token", "age_band")  # a band is text
         and not column.references
         and not column.name.endswith("_key")
     ]

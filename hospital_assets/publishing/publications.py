@@ -585,8 +585,8 @@ def _make_tokens(
     for table in tables:
         for column, mask in table.columns:
             if mask.kind == "token" and column.name not in table.absent:
-                where = f" where {table.rows}" if table.rows else ""
-                sources.setdefault(policy.domain_of[column.name], []).append((f"{table.source} s{where}", column.name))
+                source = f"(from {table.source} s where {table.rows})" if table.rows else table.source
+                sources.setdefault(policy.domain_of[column.name], []).append((source, column.name))
     for domain, found in sources.items():
         make_tokens(
             connection, audience.name, domain, found, policy.roles[audience.role].surrogates, key() if key else None
