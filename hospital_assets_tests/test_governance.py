@@ -132,6 +132,11 @@ def test_a_column_the_policy_does_not_name_is_not_published(governed: Settings) 
         ('visit_id = "token"', 'visit_id = "age_band"', ["age_band does not fit", "VARCHAR"]),
         ('visit = ["visit_id", "stay_id"]', 'visit = ["visit_id"]', ["[domains]", "stay_id"]),
         ('kpi_occupancy_daily = "', 'dim_time = "', ["kpi_occupancy_daily must stand in one of"]),
+        (
+            '"kpi_staffing_realised.arrivals_count" = "round:25"\n',
+            "",
+            ["kpi_staffing_realised.arrivals_count", "round"],
+        ),
         ('"category_map:chronic_condition"', '"category_map"', ["needs an argument"]),
         ('"category_map:chronic_condition"', '"category_map:x"', ["there is no [maps.x]"]),
         ("[roles.executive]", "[roles.Night-Shift]", ["roles.Night-Shift", "should match pattern"]),
@@ -193,6 +198,27 @@ def test_claims_are_computed() -> None:
     assert "fact_emergency_visits.arrival_at is finer than a year" in analyst.because
     assert any("derived from an identifier" in reason for reason in analyst.because)
     assert claim_of(policy, "executive").level == "figures"
+    # An alert is about one patient, without any number of theirs.
+    for table in ("fact_alerts", "fact_audit_events"):
+        more = parse_policy(TEXT.replace('"fact_bed_occupancy", "kpis"', f'"{table}", "kpis"'), "p")
+        assert claim_of(more, "executive").level == "pseudonymised"
+
+
+@pytest.mark.parametrize("role", ["executive", "analyst"])
+def test_arrivals_are_rounded_in_forecasts_too(spoilt: tuple[Settings, Warehouse], role: str) -> None:
+    settings, warehouse = spoilt
+    for table in ("kpi_staffing_realised", "kpi_forecast_accuracy"):
+        names = ", ".join(
+            {"VARCHAR": "'x'", "DATE": "date '2026-03-01'", "BOOLEAN": "true"}.get(c.duckdb_type, "2132")
+            + f"::{c.duckdb_type} as {c.name}"
+            for c in CONTRACTS[table].columns
+        )
+        warehouse.connection.execute(f"create or replace table forecasts.{table} as select {names}")
+    make(settings, role)
+    for table in ("kpi_staffing_realised", "kpi_forecast_accuracy"):
+        assert rows(settings, role, f"select arrivals_count from forecasts.{table}") == [(2125,)]
+    with pytest.raises(duckdb.CatalogException):
+        rows(settings, role, "from facts.fact_alerts")
 
 
 def test_safe_harbor_is_claimed_only_for_its_rules() -> None:

@@ -43,6 +43,11 @@ _TYPES: Mapping[MaskKind, tuple[str, ...]] = {
     "json_keys": ("VARIANT", "JSON", "VARCHAR"),
     "round": ("BIGINT", "DOUBLE"),
 }
+#: Counts of forecasts that count no patients who came, but what is expected, days, weeks, forecasts, staff and places.
+_OF_NO_PATIENTS = re.compile(
+    r"(.*p\d+|.*days|.*weeks|.*origins|forecasts|shipped|compared|places|needed|least|present|suggested|gap|change"
+    r"|replicates)_count"
+)
 _NEED_ARGUMENT = ("category_map", "json_keys", "round")
 
 
@@ -550,6 +555,18 @@ def _role_mistakes(policy: Policy, role: RoleName, rules: Role, known: set[str])
                 )
         for stated in contract.columns:
             mask = policy.mask_of(role, contract.name, stated)
+            if (
+                rules.small_cells == "protect"
+                and contract.layer == "forecasts"
+                and stated.name.endswith("_count")
+                and not _OF_NO_PATIENTS.fullmatch(stated.name)
+                and mask.kind not in ("round", "null", "drop")
+            ):
+                yield _Mistake(
+                    ("roles", role, "columns"),
+                    f"{contract.name}.{stated.name} counts patients, which KPIs show rounded; round it, too, "
+                    f'as in "{contract.name}.{stated.name}" = "round:25"',
+                )
             fits = _TYPES.get(mask.kind)
             if fits and not stated.duckdb_type.startswith(fits):
                 yield _Mistake(
