@@ -592,6 +592,45 @@ def test_a_planted_identifier_stops_the_publication(
     assert len(list((settings.data_dir / "published" / audience).iterdir())) == 2
 
 
+@pytest.mark.parametrize("audience", ["analyst", "executive", "doctor-H2"])
+def test_a_patient_may_be_called_as_a_weekday(spoilt: tuple[Settings, Warehouse], audience: str) -> None:
+    settings, warehouse = spoilt
+    # Of the calendar, the triage scales, closed lists, departments, time zones, codes.
+    first = ["Sunday", "August", "Monday", "Urgent", "Female", "Denver"]
+    last = ["Walk-In", "Surgery", "Inpatient", "Discharged", "Latino", "Fahrenheit"]
+    warehouse.connection.execute(
+        "insert into raw.raw_patients by name select 'X' || f as patient_id, f as first_name, l as last_name "
+        "from (select unnest(?) as f, unnest(?) as l)",
+        [first, last],
+    )
+    warehouse.writes += 1
+    assert make(settings, audience).report.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "audience"),
+    [
+        ("dimensions.dim_date", "weekday_name", "Sunday Okafor", "executive"),
+        ("dimensions.dim_department", "department_name", "Okafor, Sunday", "executive"),
+        ("facts.fact_vitals", "quality_codes", "X1234567", "analyst"),
+        ("facts.fact_patient_flow", "discharge_disposition", "Sunday", "analyst"),
+        ("facts.fact_patient_flow", "bed_id", "Okafor", "analyst"),
+    ],
+)
+def test_who_is_called_as_a_weekday_is_found_elsewhere(
+    spoilt: tuple[Settings, Warehouse], table: str, column: str, value: str, audience: str
+) -> None:
+    settings, warehouse = spoilt
+    warehouse.connection.execute(
+        "insert into raw.raw_patients by name select 'X1234567' as patient_id, 'Sunday' as first_name, "
+        "'Okafor' as last_name"
+    )
+    warehouse.connection.execute(f"update {table} set {column} = ?", [value])
+    warehouse.writes += 1
+    with pytest.raises(LeakError, match=rf"{table.partition('.')[2]}.{column}: a patient's"):
+        make(settings, audience)
+
+
 @pytest.mark.slow
 @settings_of_hypothesis(max_examples=60, deadline=None)
 @given(

@@ -7,11 +7,13 @@ against what their mask promises. Findings name a table and a column, never a va
 
 What it cannot tell: identifiers shorter than six characters, dates and ZIP codes collide with ordinary
 values, so for those the masks' promises count; and a first or family name alone counts as a whole word
-only, and not in vocabulary that may hold anybody's name (`leaks.vocabulary` in the policy).
+only, and not in vocabulary that may hold anybody's name: the program's own words (Sunday, August), the values that a
+contract lists (walk_in), and what the policy names (`leaks.vocabulary`: Surgery, Madison).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +30,12 @@ from hospital_assets.warehouse.dialect import literal, quoted
 #: Shorter identifiers turn up inside ordinary words and numbers.
 SHORTEST = 6
 _NAMES = ("first_name", "last_name")
+#: Columns that hold the program's own words only: of the calendar, the triage scales, its codes.
+_OWN_WORDS = (
+    *("date_label", "day_part", "month_name", "shift_name", "time_label", "weekday_name"),
+    *("level_name", "scale", "unit", "volume_band"),
+    *("calendar_version", "chapter_code", "holiday_calendar", "metric", "quality_codes", "rule", "undelivered"),
+)
 #: In memory, and seen by all connections of the process.
 _SHARED = "identifiers"
 #: What systems write where they know no name.
@@ -422,23 +430,35 @@ def _search(connection: duckdb.DuckDBPyConnection, policy: Policy) -> Iterator[t
     if not needles:
         return
     automaton = AhoCorasick([needle for _, needle in needles])
-    rules = policy.leaks
-    names: dict[str, set[str]] = {place: {"name"} for place in (*rules.vocabulary, "catalog.comment", "catalog.sql")}
-    names |= {place: {"name", "full name"} for place in rules.staff}
+    vocabulary = {*policy.leaks.vocabulary, *_OWN_WORDS, "catalog.comment", "catalog.sql"}
+    listed = _listed_values()
     texts = connection.execute("select place, content, words from texts").fetchall()
     for place, content, words in texts:
+        column = place.partition(".")[2]
+        is_vocabulary = bool({place, column} & vocabulary) or content in listed.get(column, ())
         for number, _, _ in automaton.find_matches_as_indexes(content, overlapping=True):
             kind, needle = needles[number]
-            if kind in names.get(place, ()):
+            if place in policy.leaks.staff and kind != "number":
                 continue
             # Chester is a name, Manchester a triage scale.
-            if kind == "name" and not _has_word(words, needle):
+            if kind == "name" and (is_vocabulary or not _has_word(words, needle)):
                 continue
             yield place, kind, needle
     # A number inside a number says nothing; the whole of it does.
     yield from connection.execute(
         "select distinct place, kind, needle from whole_numbers join needles on content = needle where kind = 'number'"
     ).fetchall()
+
+
+def _listed_values() -> dict[str, frozenset[str]]:
+    """Column -> the values that contracts list for columns of its name, as identifiers are compared."""
+    found: dict[str, frozenset[str]] = {}
+    for contract in CONTRACTS.values():
+        for column in contract.columns:
+            values = {v for check in column.checks for v in (check.statistics or {}).get("allowed_values", ())}
+            texts = {re.sub(r"[\W_]", "", value.lower()) for value in values if isinstance(value, str)}
+            found[column.name] = found.get(column.name, frozenset()) | texts
+    return found
 
 
 def _has_word(words: str, name: str) -> bool:

@@ -223,8 +223,8 @@ class LeakRules(_Strict):
     """Settings of the leak check.
 
     Attributes:
-        vocabulary: `table.column` whose words may be anybody's name (Hodgkin, Madison): a name
-            alone is no finding there; numbers, phones and full names are.
+        vocabulary: `table.column`, or `column` of every table, whose words may be anybody's name (Hodgkin,
+            Madison): a name alone is no finding there; numbers, phones and full names are.
         staff: `table.column` that name staff, who may be namesakes of patients: no name is a
             finding there.
     """
@@ -494,6 +494,10 @@ def _mistakes(policy: Policy) -> Iterator[_Mistake]:
                 yield _Mistake(("tables", table), f"{table} has no column '{column}'; remove it")
     for name, rule in policy.stricter.items():
         yield from _stricter_mistakes(policy, name, rule)
+    for name in policy.leaks.vocabulary:
+        table, _, column = name.rpartition(".")
+        if not any(column in c.column_names and table in ("", c.name) for c in CONTRACTS.values()):
+            yield _Mistake(("leaks", "vocabulary"), f"no contract has a column '{name}'")
     for section in ("suppress", "rounded", "exempt"):
         for table, how in getattr(policy.small_cells, section).items():
             place = ("small_cells", section, table)
