@@ -15,7 +15,8 @@ from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing.audience import Audience
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import publish
+from hospital_assets.publishing.publications import WithdrawnError, publish
+from hospital_assets.reports import changes
 from hospital_assets.reports.changes import changed_rows, reason, version_before
 from hospital_assets.reports.explain import Asked, ExplainError, landed_records, rows_behind, stored_row
 from hospital_assets.settings import Settings
@@ -168,7 +169,9 @@ class TestOnABuild:
             "fate",
         }
 
-    def test_what_changed_since_a_version_is_found(self, built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    def test_what_changed_since_a_version_is_found(
+        self, built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         settings = warehouse_copy(built[0], tmp_path)
         asked, fact = Asked(WAITS, "visit_count", "H1", DAY), CONTRACTS["fact_emergency_visits"]
         with open_warehouse(settings.warehouse_file) as warehouse:
@@ -189,6 +192,12 @@ class TestOnABuild:
         other = pl.concat([now[1:], now[:1].with_columns(visit_id=pl.lit("V-LATE"))])
         found_changes = changed_rows(settings.data_dir, "admin", asked, fact, other, SINCE)
         assert sorted(found_changes["what"]) == ["gone", "new"]
+
+        def withdrawn(*_: object) -> None:
+            raise WithdrawnError("the policy has changed")
+
+        monkeypatch.setattr(changes, "open_publication", withdrawn)
+        assert version_before(settings.data_dir, "admin", asked, corrected) is None
 
     def test_the_command_shows_no_more_than_the_role_may_see(
         self, built: tuple[Settings, BuildReport], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -27,7 +27,10 @@ from hospital_assets.access.gateway import build_app
 from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
 from hospital_assets.access.serving import PARSING
 from hospital_assets.access.users import User, open_users
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.publishing.locked import locked_connection
+from hospital_assets.publishing.policy import POLICY_FILE, shipped_policy
+from hospital_assets.publishing.withdrawn import protection
 from hospital_assets.settings import Settings
 from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
 
@@ -72,11 +75,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
                 "create table dimensions.dim_hospital as select 'H1' as hospital_id, 'Mercy' as hospital_name"
             )
             connection.close()
+            role, _, hospital = audience.partition("-")
             manifest = {
+                "role": role,
+                "hospital_id": hospital or None,
                 "published_at": "2026-03-01T00:00:00+00:00",
                 "claim": {"text": "Figures."},
                 "rows": {"kpis.kpi_waits": rows},
-                "tables": {"kpis.kpi_waits": {"columns": {"hospital_id": {}}}},
+                "tables": {
+                    "kpis.kpi_waits": {
+                        "columns": {"hospital_id": {"mask": "clear"}},
+                        "protection": protection(shipped_policy(), role, CONTRACTS["kpi_waits"]),
+                    }
+                },
             }
             (folder / "manifest.json").write_text(json.dumps(manifest))
         (root / "published" / audience / "current.json").write_text(json.dumps({"version": version}))
@@ -123,7 +134,10 @@ def test_validation_alone_refuses_every_attack(place: Place) -> None:
 
 LOCKED_LAYER = """
 import json, sys
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.publishing.locked import locked_connection
+from hospital_assets.publishing.policy import POLICY_FILE, shipped_policy
+from hospital_assets.publishing.withdrawn import protection
 secret_frame = None
 for line in sys.stdin:
     group, sql = json.loads(line)
@@ -375,6 +389,31 @@ def test_older_versions_are_asked_as_of_a_time(ann: Client) -> None:
     assert ann.ask(sql, as_of="2026-02-01").status_code == 404
     for odd in ("yesterday", "9999-99-99", "../../x"):
         assert ann.ask(sql, as_of=odd).status_code == 400
+
+
+def test_a_version_that_shows_what_was_withdrawn_since_is_not_read(gateway: tuple[str, Place], ann: Client) -> None:
+    sql, then = "select min(told) from kpis.kpi_waits", "2026-03-01T12:00:00Z"
+    settings = gateway[1].settings
+    text = POLICY_FILE.read_text(encoding="utf-8")
+    eve = Client(gateway[0])
+    assert eve.log_in("eve").status_code == 200
+    narrowed = text.replace("[roles.analyst.columns]", '[roles.analyst.columns]\n"kpi_waits.hospital_id" = "drop"')
+    narrowed = narrowed.replace("[roles.executive]\n", '[roles.executive]\nrows = "own_hospital"\n')
+    try:
+        settings.policy_file.write_text(narrowed.replace('overview = "executive"', 'overview = "admin"'))
+        answer = ann.ask(sql, as_of=then)
+        assert answer.status_code == 403 and "kpis.kpi_waits.hospital_id" in answer.json()["error"]
+        assert ann.ask(sql).json()["rows"] == ann.ask(sql, as_of="2026-03-03").json()["rows"]
+        # Who is at no hospital reads nothing any more, with a token of before, either.
+        assert eve.ask(sql).status_code == 401 and eve.log_in("eve").status_code == 401
+        settings.policy_file.write_text("version = 2")
+        assert ann.ask(sql, as_of=then).status_code == 403
+    finally:
+        settings.policy_file.unlink()
+    assert ann.ask(sql, as_of=then).status_code == 200
+    with contextlib.closing(AuditLog(settings)) as log:
+        refused = log.entries("action = 'query' and outcome = 'refused' and actor = 'ann'")["reason"].to_list()
+    assert "hospital_id" in refused[-2]
 
 
 def test_what_there_is_to_ask(ann: Client) -> None:

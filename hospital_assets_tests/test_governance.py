@@ -65,6 +65,7 @@ from hospital_assets.publishing.publications import (
     versions,
 )
 from hospital_assets.publishing.small_cells import Line, determined, protect_small_cells, suppress
+from hospital_assets.publishing.withdrawn import why_withdrawn
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets_tests.helpers import warehouse_copy
@@ -1023,6 +1024,81 @@ def test_what_cannot_be_audited_is_not_published(
     assert entries["outcome"].to_list() == ["allowed", "allowed", "failed"]
     assert entries["audience"].unique().to_list() == ["researcher"]
     assert entries["version"][0] == before != entries["version"][1] == entries["version"][2]
+
+
+def test_publications_of_audiences_that_are_no_more_are_deleted(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = spoilt
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", KEY.value.hex())
+    policy = settings.data_dir / "policy.toml"
+    policy.write_text(TEXT + _RESEARCHER, encoding="utf-8")
+    old = make(settings, "researcher").version
+    kept = settings.data_dir / "published" / "notes"
+    kept.mkdir()
+    narrowed = _RESEARCHER.replace("[roles.researcher]", '[roles.researcher]\nrows = "own_hospital"', 1)
+    policy.write_text(TEXT + narrowed, encoding="utf-8")
+    assert run_publish(build_definitions(settings), settings, ["researcher"]).failures == []
+    found = publications.published_audiences(settings.data_dir)
+    assert "researcher-H2" in found and "researcher" not in found
+    assert not (settings.data_dir / "published" / "researcher").exists() and kept.exists()
+    first = read_entries(settings).filter(pl.col("action") == "publish").to_dicts()[0]
+    assert (first["audience"], json.loads(first["statement"])) == ("researcher", {"deleted": [old]})
+
+
+def _held(policy: Policy, role: str) -> dict[str, object]:
+    """What a manifest says that matters for reading the version later."""
+    tables = [
+        PublishedTable(c, tuple((k, m) for k in c.columns if (m := policy.mask_of(role, c.name, k)) != DROP), "p", "s")
+        for c in policy.tables_of(role)
+    ]
+    return publications._manifest(policy, Audience(role), "", NOW, NOW, "", tables)
+
+
+@pytest.mark.parametrize(
+    ("role", "then", "today", "says"),
+    [
+        ("analyst", {}, {}, ""),
+        ("analyst", {}, {'zip_code = "zip3"': 'zip_code = "drop"'}, "dim_patient.zip_code (zip3)"),
+        ("analyst", {'zip_code = "zip3"': 'zip_code = "null"'}, {}, ""),
+        ("analyst", {'zip_code = "zip3"': 'zip_code = "drop"'}, {}, ""),
+        ("analyst", {'zip_code = "zip3"': 'zip_code = "clear"'}, {}, "dim_patient.zip_code (clear)"),
+        ("analyst", {'\nage_years = "age_cap_90"': '\nage_years = "age_band"'}, {}, ""),
+        ("analyst", {}, {'\nage_years = "age_cap_90"': '\nage_years = "age_band"'}, "age_years (age_cap_90)"),
+        ("executive", {}, {"round:25": "round:50"}, "arrivals_count (round:25)"),
+        ("executive", {"round:25": "round:50"}, {}, ""),
+        ("analyst", {}, {'"COPD" = "respiratory"': '"COPD" = "other"'}, "dim_patient without the protection"),
+        ("analyst", {}, {"the network: sees every visit": 'x"\nsurrogates = "random"\n#'}, "without the protection"),
+        ("executive", {}, {"threshold = 11": "threshold = 12"}, "without the protection"),
+        (
+            "executive",
+            {'without = ["kpi_conditions_daily",': 'without = ["kpi_waits", "kpi_conditions_daily",'},
+            {},
+            "",
+        ),
+        (
+            "executive",
+            {},
+            {'without = ["kpi_cond': 'without = ["kpi_waits", "kpi_cond'},
+            "kpis.kpi_waits, which the policy does not give",
+        ),
+        ("analyst", {'"protect"\n\n[roles.analyst.': '"show"\n\n[roles.analyst.'}, {}, "without the protection"),
+        ("analyst", {}, {"[roles.analyst]": '[roles.analyst]\nrows = "own_hospital"'}, "is at one hospital"),
+        ("analyst", {}, {"[roles.analyst": "[roles.researcher"}, "no role 'analyst'"),
+    ],
+)
+def test_versions_are_read_while_the_policy_allows_what_they_show(
+    role: str, then: Mapping[str, str], today: Mapping[str, str], says: str
+) -> None:
+    def policy(changes: Mapping[str, str]) -> Policy:
+        text = TEXT
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        return parse_policy(text, "p")
+
+    why = why_withdrawn(policy(today), _held(policy(then), role))
+    assert says in why and bool(says) == bool(why)
 
 
 def test_publications_are_assets_with_their_tables() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from hospital_assets.access.users import (
     MOST_FAILURES,
     NOT_LET_IN,
     SESSION_LIFETIME,
+    Person,
     User,
     UserError,
     Users,
@@ -224,6 +225,32 @@ def test_a_policy_that_changes_holds_at_once(tmp_path: Path, caplog: pytest.LogC
     assert "researcher" in policy().roles and "stays in force" in caplog.text
     settings.policy_file.unlink()
     assert "analyst" in policy().roles
+
+
+def test_a_role_that_is_at_single_hospitals_from_now_on_lets_nobody_in_who_has_none(
+    tmp_path: Path, notes: Notes
+) -> None:
+    text = POLICY_FILE.read_text(encoding="utf-8")
+    narrowed = parse_policy(text.replace("[roles.analyst]\n", '[roles.analyst]\nrows = "own_hospital"\n'), "p")
+    in_force = [shipped_policy()]
+    with contextlib.closing(Users(tmp_path / "users.db", lambda: in_force[-1], notes)) as users:
+        users.add(User("ann", "analyst"), PASSWORD, by=BY)
+        oidc = Person("https://id", "1", "bob", "executive", audiences=("executive", "analyst", "doctor-H1"))
+        bob = users.sign_in_person(oidc, DASHBOARD, client="test", now=NOW)
+        token = sign_in(users)
+        assert token and bob and users.active("ann") and users.has_active()
+        in_force.append(narrowed)
+        assert users.user_of(token, DASHBOARD, NOW) is None and sign_in(users) is None
+        assert users.active("ann") is None
+        # Who has other roles acts in those only.
+        acting = users.user_of(bob.token, DASHBOARD, NOW)
+        assert acting is not None and acting.audiences == ("executive", "doctor-H1")
+        analyst = replace(oidc, role="analyst", audiences=("analyst",))
+        assert users.person(analyst) is None
+        assert users.sign_in_person(analyst, DASHBOARD, client="test", now=NOW) is None
+        assert not users.has_active()
+        users.add(User("ann.h1", "analyst", "H1"), PASSWORD, by=BY)
+        assert sign_in(users, "ann.h1") is not None
 
 
 def test_who_guesses_is_locked_out_for_a_while(users: Users, notes: Notes) -> None:

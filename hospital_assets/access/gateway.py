@@ -42,6 +42,7 @@ from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.publications import (
     DATABASE,
     PublicationError,
+    WithdrawnError,
     open_publication,
     published_audiences,
     read_manifest,
@@ -258,6 +259,9 @@ async def _query(request: Request) -> Response:
         folder = version_folder(gate.settings.data_dir, user.audience, moment)
     except (ValueError, OverflowError):
         raise HTTPException(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
+    except WithdrawnError as error:
+        await run_in_threadpool(gate.audit.append, replace(event, outcome="refused", reason=str(error)))
+        raise HTTPException(403, str(error)) from None
     except PublicationError as error:
         await run_in_threadpool(gate.audit.append, replace(event, outcome="failed", reason=str(error)))
         raise HTTPException(404, str(error)) from None

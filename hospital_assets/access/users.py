@@ -31,7 +31,7 @@ from starlette.authentication import BaseUser
 
 from hospital_assets.access.audit import Audit, Event, record
 from hospital_assets.files import in_transaction
-from hospital_assets.publishing.audience import check_audience
+from hospital_assets.publishing.audience import check_audience, has_audience
 from hospital_assets.publishing.policy import CurrentPolicy, Policy, PolicyError
 from hospital_assets.settings import Settings
 
@@ -219,7 +219,7 @@ class Users:
 
         Args:
             file: the SQLite file.
-            policy: returns the policy, which names the roles; a user of another role is not let in.
+            policy: returns the policy, which makes the audiences; a user of another one is not let in.
             audit: writes an entry, or raises.
         """
         self._policy, self._audit = policy, audit
@@ -359,7 +359,7 @@ class Users:
         is_right = hmac.compare_digest(_hash(password, salt), stored)
         event = Event(name[:64], "login", client=client)
         session = None
-        if is_right and not is_disabled and user.role in self._policy().roles:
+        if is_right and not is_disabled and self._has_audience(user):
             allowed = replace(event, role=user.role, audience=user.audience)
             session = self._open_session(user, stored, kind, now, allowed)
         if session is None:
@@ -430,8 +430,8 @@ class Users:
         with self._transaction():
             user, is_disabled = self._known_person(person)
             event = Event(user.name, "login", user.role, audience=user.audience, client=client)
-            if is_disabled or user.role not in self._policy().roles:
-                reason = "disabled here" if is_disabled else "the policy has no such role"
+            if is_disabled or not self._has_audience(user):
+                reason = "disabled here" if is_disabled else "the policy has no such audience"
                 self._audit(replace(event, outcome="refused", reason=reason))
                 return None
             return self._new_session(user, kind, now, event, person.session_id, person.id_token)
@@ -444,7 +444,7 @@ class Users:
         """
         with self._transaction():
             user, is_disabled = self._known_person(person)
-        return None if is_disabled or user.role not in self._policy().roles else user
+        return None if is_disabled or not self._has_audience(user) else user
 
     def _known_person(self, person: Person) -> tuple[User, bool]:
         """The user of a person, made or changed as the provider says, and whether they are disabled here."""
@@ -545,12 +545,12 @@ class Users:
                     "update sessions set used_at = ? where token_sha256 = ?", [_text(now), _digest(token)]
                 )
         user = self._acting(*found[0][:5]) if found else None
-        return user if user is not None and user.role in self._policy().roles else None
+        return user if user is not None and self._has_audience(user) else None
 
     def _acting(self, name: str, role: str, hospital_id: str | None, audiences: str, chosen: str = "") -> User:
         """A user in the role that a session has chosen, as long as it is theirs; else in the first."""
-        known = self._policy().roles
-        theirs = tuple(one for one in json.loads(audiences or "[]") if one.partition("-")[0] in known)
+        policy = self._policy()
+        theirs = tuple(one for one in json.loads(audiences or "[]") if has_audience(policy, one))
         if chosen in theirs:
             role, _, hospital = chosen.partition("-")
             hospital_id = hospital or None
@@ -614,9 +614,7 @@ class Users:
 
     def has_active(self) -> bool:
         """Whether there is anybody who could sign in."""
-        return any(
-            not account.is_disabled and account.user.role in self._policy().roles for account in self.everybody()
-        )
+        return any(not account.is_disabled and self._has_audience(account.user) for account in self.everybody())
 
     def has_local(self) -> bool:
         """Whether there is anybody with a password here."""
@@ -625,7 +623,11 @@ class Users:
     def active(self, name: str) -> User | None:
         """The user of a name, when they may sign in; nobody of a provider, who may have lost the role there since."""
         found = {account.user.name: account for account in self.everybody() if not account.issuer}.get(name)
-        return None if found is None or found.is_disabled or found.user.role not in self._policy().roles else found.user
+        return None if found is None or found.is_disabled or not self._has_audience(found.user) else found.user
+
+    def _has_audience(self, user: User) -> bool:
+        """Whether today's policy publishes to what the user acts as: a role it names, at a hospital or at none."""
+        return has_audience(self._policy(), user.audience)
 
     @contextmanager
     def _act(self, what: str, by: str, audience: str = "") -> Iterator[None]:

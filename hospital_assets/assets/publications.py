@@ -18,7 +18,17 @@ from hospital_assets.assets.resources import AuditResource, ClockResource
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.policy import Policy, RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey, load_key
-from hospital_assets.publishing.publications import DATABASE, FRESH_FOR, LeakError, Made, audiences_of, publish_all
+from hospital_assets.publishing.publications import (
+    DATABASE,
+    FRESH_FOR,
+    LeakError,
+    Made,
+    audiences_of,
+    delete_publication,
+    publish_all,
+    versions,
+    withdrawn_audiences,
+)
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
@@ -65,6 +75,10 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         settings = clock.settings
         own_policy = load_policy(settings)
+        for audience in withdrawn_audiences(settings.data_dir, own_policy):
+            deleted = json.dumps({"deleted": versions(settings.data_dir, audience)})
+            with audit.before(replace(_event(audience.partition("-")[0], audience), statement=deleted)):
+                delete_publication(settings.data_dir, audience)
         opened = warehouse.open_for_reading()
         key = _key_in_use(settings)
         made: list[Made] = []
@@ -80,10 +94,10 @@ def _publication(role: RoleName, policy: Policy) -> dg.AssetsDefinition:
             data_as_of=clock.now(),
             act=lambda made: audit.before(_published(_event(role, made.audience), made)),
         )
-        for audience, outcome in outcomes:
+        for whose, outcome in outcomes:
             if isinstance(outcome, LeakError):
                 leaks.append(outcome)
-                audit.record(replace(_event(role, audience.name), outcome="refused", reason=str(outcome)))
+                audit.record(replace(_event(role, whose.name), outcome="refused", reason=str(outcome)))
             else:
                 made.append(outcome)
         if made:

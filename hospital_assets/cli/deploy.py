@@ -205,6 +205,7 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _bi_tool(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.publishing.audience import has_audience
     from hospital_assets.publishing.policy import load_policy, role_named
     from hospital_assets.publishing.publications import (
         PublicationError,
@@ -225,6 +226,7 @@ def _bi_tool(options: argparse.Namespace, settings: Settings) -> int:
         manifests = [
             read_manifest(version_folder(settings.data_dir, audience), "audience", "role")
             for audience in published_audiences(settings.data_dir)
+            if has_audience(policy, audience)
         ]
         models = [semantic_model(manifest) for manifest in manifests if not roles or manifest["role"] in roles]
         if not models:

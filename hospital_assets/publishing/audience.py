@@ -58,6 +58,15 @@ def parse_audience(policy: Policy, text: str) -> tuple[str, str | None]:
     return role, hospital or None
 
 
+def has_audience(policy: Policy, text: str) -> bool:
+    """Whether the policy makes an audience of this name."""
+    try:
+        parse_audience(policy, text)
+    except PolicyError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class PublishedTable:
     """A table of a publication.

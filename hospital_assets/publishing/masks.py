@@ -12,6 +12,7 @@ from hospital_assets.contracts import Column
 from hospital_assets.publishing.policy import Mask
 from hospital_assets.warehouse.dialect import literal, quoted
 
+NULL = Mask(kind="null")
 #: Ages above this are one group, and so are birth years that would tell them (45 CFR 164.514(b)(2)).
 OLDEST_AGE = 90
 #: Three-digit ZIP areas with 20,000 people or fewer, by the 2000 census (HHS guidance on Safe Harbor).
@@ -126,3 +127,16 @@ def holds(column: Column, mask: Mask, name: str, maps: Mapping[str, Mapping[str,
             return f"list_has_all([{allowed}], json_keys({name}))"
         case _:
             return ""
+
+
+def shows_no_more(mask: Mask, than: Mask) -> bool:
+    """Whether what a mask leaves of a column is no more than what another one does."""
+    if than.kind == "clear" or mask in (than, NULL):
+        return True
+    match mask.kind, than.kind:
+        case "round", "round":
+            return float(mask.argument) % float(than.argument) == 0
+        case "json_keys", "json_keys":
+            return set(mask.argument.split(",")) <= set(than.argument.split(","))
+        case kinds:
+            return kinds == ("age_band", "age_cap_90")

@@ -94,6 +94,11 @@ _Mask = Annotated[Mask, BeforeValidator(_parse_mask)]
 DROP = Mask(kind="drop")
 
 
+def parse_mask(text: str) -> Mask:
+    """A mask as it is written in a policy, as in `round:5`."""
+    return Mask.model_validate(_parse_mask(text))
+
+
 class Role(_Strict):
     """What a role gets.
 

@@ -35,14 +35,15 @@ import duckdb
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.files import StateError, flush_all, read_state, replace_text
-from hospital_assets.publishing.audience import Audience, PublishedTable
+from hospital_assets.publishing.audience import Audience, PublishedTable, has_audience
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.leaks import Finding, LeakReport, check_leaks, collect_identifiers
 from hospital_assets.publishing.locked import locked_connection
 from hospital_assets.publishing.masks import masked
-from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
+from hospital_assets.publishing.policy import Policy, PolicyError, RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, make_tokens
 from hospital_assets.publishing.small_cells import protect_small_cells
+from hospital_assets.publishing.withdrawn import protection, why_withdrawn
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
@@ -66,6 +67,10 @@ FRESH_FOR = timedelta(hours=36)
 
 class PublicationError(Exception):
     """A publication cannot be made or opened; the message says why and what to do."""
+
+
+class WithdrawnError(PublicationError):
+    """A version holds what today's policy does not allow any more."""
 
 
 class LeakError(PublicationError):
@@ -132,6 +137,7 @@ def open_publication(
 
     Raises:
         PublicationError: there is none, or none as old as `as_of` is kept.
+        WithdrawnError: that version shows what today's policy does not.
     """
     for attempt in (1, 2):
         folder = version_folder(data_dir, audience, as_of)
@@ -172,6 +178,18 @@ def published_audiences(data_dir: Path) -> list[str]:
     return sorted(path.parent.name for path in published_folder(data_dir).glob(f"*/{_POINTER}"))
 
 
+def withdrawn_audiences(data_dir: Path, policy: Policy) -> list[str]:
+    """Audiences that have a publication, and that the policy does not make any more."""
+    return [audience for audience in published_audiences(data_dir) if not has_audience(policy, audience)]
+
+
+def delete_publication(data_dir: Path, audience: str) -> None:
+    """Delete all versions of an audience; whoever has one open keeps it until it is closed."""
+    folder = _audience_folder(data_dir, audience)
+    (folder / _POINTER).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def versions(data_dir: Path, audience: str) -> list[str]:
     """Versions that are kept, oldest first."""
     folder = _audience_folder(data_dir, audience)
@@ -209,6 +227,7 @@ def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None)
 
     Raises:
         PublicationError: there is none, or none as old as `as_of` is kept.
+        WithdrawnError: that version shows what today's policy does not.
     """
     folder = _audience_folder(data_dir, audience)
     newest = current_version(data_dir, audience)
@@ -221,7 +240,21 @@ def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None)
         raise PublicationError(
             f"no version of '{audience}' from {as_of:%Y-%m-%d %H:%M} or before is kept; the oldest is {kept[0]}"
         )
+    if older[-1] != newest:
+        _refuse_withdrawn(data_dir, folder / older[-1])
     return folder / older[-1]
+
+
+def _refuse_withdrawn(data_dir: Path, folder: Path) -> None:
+    """Refuse a version of before that shows more than today's policy; the one that counts waits for the next."""
+    try:
+        why = why_withdrawn(load_policy(Settings(data_dir)), read_manifest(folder, "role", "hospital_id"))
+    except PolicyError:
+        why = "the policy cannot be used: see `hospital policy`"
+    except (FileNotFoundError, StateError) as error:
+        raise PublicationError(f"{folder.name} cannot be read: {error}") from None
+    if why:
+        raise WithdrawnError(f"the version of {moment_of(folder.name):%Y-%m-%d %H:%M} is not read any more: {why}")
 
 
 def _version_of(moment: datetime) -> str:
@@ -678,7 +711,8 @@ def _manifest(
                 "columns": {
                     column.name: {"class": policy.class_of[table.contract.name, column.name], "mask": str(mask)}
                     for column, mask in table.columns
-                }
+                },
+                "protection": protection(policy, audience.role, table.contract),
             }
             for table in tables
         },
@@ -704,12 +738,15 @@ __all__ = [
     "Made",
     "Publication",
     "PublicationError",
+    "WithdrawnError",
     "audiences_of",
     "current_version",
+    "delete_publication",
     "old_versions",
     "open_publication",
     "publish",
     "publish_all",
     "published_audiences",
     "versions",
+    "withdrawn_audiences",
 ]

@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 
 from hospital_assets.contracts import Contract
-from hospital_assets.publishing.publications import Publication, moment_of, open_publication, versions
+from hospital_assets.publishing.publications import Publication, WithdrawnError, moment_of, open_publication, versions
 from hospital_assets.reports.explain import Asked, ExplainError, stored_row
 from hospital_assets.warehouse.dialect import quoted
 
@@ -54,7 +54,7 @@ def published_row(publication: Publication, asked: Asked) -> dict[str, Any] | No
 
 
 def version_before(data_dir: Path, audience: str, asked: Asked, row: dict[str, Any]) -> Version | None:
-    """The newest kept version in which a figure is not what it is now; None where it is in all.
+    """The newest kept version in which a figure is not what it is now; None where it is in all that may be read.
 
     Args:
         data_dir: the data directory.
@@ -63,8 +63,11 @@ def version_before(data_dir: Path, audience: str, asked: Asked, row: dict[str, A
         row: as it is now.
     """
     for version in reversed(versions(data_dir, audience)):
-        with open_publication(data_dir, audience, moment_of(version)) as publication:
-            before = published_row(publication, asked)
+        try:
+            with open_publication(data_dir, audience, moment_of(version)) as publication:
+                before = published_row(publication, asked)
+        except WithdrawnError:
+            continue
         names = [asked.column] if asked.column else list(before or row)
         if before is None or any(before.get(name) != row.get(name) for name in names if name != "as_of_at"):
             return Version(moment_of(version), before)

@@ -19,7 +19,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.figures import Card, Cell, Column, Figure, Page, empty
 from hospital_assets.dashboard.mart import Mart, Row
 from hospital_assets.dashboard.pages.shared import plain_table
-from hospital_assets.publishing.audience import parse_audience
+from hospital_assets.publishing.audience import has_audience, parse_audience
 from hospital_assets.publishing.policy import Policy, load_policy
 from hospital_assets.publishing.publications import (
     current_version,
@@ -197,6 +197,11 @@ def retention_queue(
     days = policy.retention.keep_days
     for audience in audiences:
         current = current_version(settings.data_dir, audience)
+        if not has_audience(policy, audience):
+            kept = versions(settings.data_dir, audience)
+            how = "deleted by the next publishing: the policy makes it no more"
+            add("Publication", audience, len(kept), moment_of(kept[0]), _AT_ONCE, how)
+            continue
         by_day: dict[date, list[datetime]] = {}
         for version in versions(settings.data_dir, audience):
             at = moment_of(version)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import CONTRACTS, Contract
-from hospital_assets.publishing.audience import parse_audience
+from hospital_assets.publishing.audience import has_audience, parse_audience
 from hospital_assets.publishing.policy import Policy, PolicyError, RoleName
 from hospital_assets.publishing.publications import (
     PublicationError,
@@ -282,7 +282,7 @@ def _sources(data_dir: Path, policy: Policy, roles: Sequence[RoleName]) -> dict[
         folder = published_folder(data_dir) / audience / current_version(data_dir, audience)
         manifest = read_manifest(folder, "role", "policy_sha256")
         role: RoleName = manifest["role"]
-        if role not in policy.roles or (roles and role not in roles):
+        if not has_audience(policy, audience) or (roles and role not in roles):
             continue
         if manifest["policy_sha256"] != policy.sha256:
             raise PostgresError(
