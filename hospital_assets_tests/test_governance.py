@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
-from hospital_assets.access.audit import read_entries
+from hospital_assets.access.audit import about, read_entries
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.build import publish as run_publish
 from hospital_assets.automation.instance import dagster_instance
@@ -1043,7 +1043,7 @@ def test_publications_of_audiences_that_are_no_more_are_deleted(
     assert "researcher-H2" in found and "researcher" not in found
     assert not (settings.data_dir / "published" / "researcher").exists() and kept.exists()
     first = read_entries(settings).filter(pl.col("action") == "publish").to_dicts()[0]
-    assert (first["audience"], json.loads(first["statement"])) == ("researcher", {"deleted": [old]})
+    assert (about(first), json.loads(first["statement"])) == ("researcher deleted", {"deleted": [old]})
 
 
 def _held(policy: Policy, role: str) -> dict[str, object]:

@@ -368,7 +368,9 @@ def read_entries(settings: Settings) -> pl.DataFrame:
 def about(entry: Mapping[str, Any]) -> str:
     """The subject of an entry in one line: the SQL, the user added, the table restored, the publication."""
     if entry["action"] == "publish":
-        return f"{entry['audience']} {entry['version']}".strip()
+        # What the policy makes no more has no version, only those that were deleted.
+        version = entry["version"] or ("deleted" if entry["statement"] else "")
+        return f"{entry['audience']} {version}".strip()
     words = entry["statement"] or entry["audience"]
     return f"{words} {entry['version']}".strip() if entry["action"] == "key" else str(words)
 
