@@ -18,10 +18,16 @@ PROVIDER = {"coding": [{"code": "hospital"}, {"code": "prov"}]}
 LOINC = "http://loinc.org"
 E1 = {"reference": "Encounter/e1"}
 ELEVEN = {"effectiveDateTime": "2026-05-01T11:00:00-04:00"}
+HALF_PAST_ELEVEN = {"effectiveDateTime": "2026-05-01T11:30:00-04:00"}
 
 
 def resource(kind: str, identity: str, **values: Any) -> dict[str, Any]:
     return {"resourceType": kind, "id": identity, **AT, **values}
+
+
+def measured(identity: str, code: str, quantity: dict[str, Any]) -> dict[str, Any]:
+    coded = {"coding": [{"system": LOINC, "code": code}]}
+    return rate(identity, 0, encounter=E1, code=coded, valueQuantity=quantity, **HALF_PAST_ELEVEN)
 
 
 def of(kind: str, system: str | None, value: str) -> dict[str, Any]:
@@ -123,6 +129,12 @@ LANDED = [
         **ELEVEN,
         code={"coding": [{"system": LOINC, "code": "8480-6"}]},
     ),
+    # Of a unit only the text for people is required.
+    measured("words Hz", "8867-4", {"value": 2, "unit": "Hz"}),
+    measured("words kPa", "8480-6", {"value": 16, "unit": "kPa"}),
+    measured("words mmHg", "8462-4", {"value": 70, "unit": "mmHg"}),
+    measured("words and code", "8310-5", {"value": 98.6, "unit": "degrees", "code": "[degF]"}),
+    measured("words of nothing", "59408-5", {"value": 97, "unit": "furlongs"}),
     rate("o4", 71, encounter={"reference": "Encounter/part of part"}, effectiveDateTime="2026-05-01T09:45:00-04:00"),
     rate("o5", 72, encounter={"reference": "Encounter/ward"}, effectiveDateTime="2026-05-01T19:00:00-04:00"),
 ]
@@ -169,6 +181,13 @@ def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) 
 def test_units_are_converted(case: Case) -> None:
     converted = case.cleaned("vitals").filter(heart_rate_bpm=90)
     assert converted.select("heart_rate_bpm", "systolic_mmhg").rows() == [(90.0, 120.0)]
+
+
+def test_a_unit_is_its_code_else_its_text(case: Case) -> None:
+    names = ("systolic_mmhg", "diastolic_mmhg", "temperature_c", "spo2_pct", "inexact_values", "quality_codes")
+    (found,) = case.cleaned("vitals").filter(heart_rate_bpm=120).select(names).rows()
+    assert found[:5] == (120.0, 70.0, 37.0, None, "spo2 97 furlongs")
+    assert set(found[5].split(";")) == {"unit_converted", "fahrenheit_converted", "unit_unknown"}
 
 
 def test_contained_resources_are_lines_of_their_own() -> None:

@@ -341,6 +341,8 @@ VALUES: dict[str, tuple[str, str, tuple[float | None, ...], str, str | None]] = 
     "equal": ("SN", "=^95", (None, None, 95, None), "", None),
     "comparator in a text": ("ST", ">95", (None,) * 4, "value_inexact", "spo2 >95 %"),
     "unit of something else": ("NM", "95 mmol/L", (None,) * 4, "unit_unknown", "spo2 95 mmol/L"),
+    "unit by its text alone": ("NM", "95 ^%", (None, None, 95, None), "", None),
+    "unknown unit by its text alone": ("NM", "95 ^mmol/L", (None,) * 4, "unit_unknown", "spo2 95 mmol/L"),
 }
 
 
@@ -367,6 +369,12 @@ UNITS_TRIED = {
     ("spo2", "0.97", "mol/mol"): 97.0,
     ("temperature", "98.6", "[degF]"): 37.0,
     ("temperature", "310.15", "K"): 37.0,
+    ("temperature", "98.6", "°F"): 37.0,
+    ("temperature", "37", "Deg C"): 37.0,
+    ("heart_rate", "80", "beats/minute"): 80.0,
+    ("respiratory_rate", "15", "breaths/minute"): 15.0,
+    ("respiratory_rate", "15", "insp/min"): 15.0,
+    ("spo2", "97", "%O2"): 97.0,
     ("temperature", "37", "mol"): None,
     ("heart_rate", "80", "mm[Hg]"): None,
     ("systolic_bp", "5", "mol"): None,

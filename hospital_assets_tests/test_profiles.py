@@ -99,7 +99,7 @@ measured_at = "AT"
 by = ["WHO", "AT"]
 code = "CODE"
 value = "VALUE"
-unit = "UNIT"
+unit = ["UCUM", "UNIT"]
 [subjects.vitals.observations.codes]
 "8867-4" = "heart_rate"
 "8310-5" = "temperature"
@@ -110,7 +110,7 @@ VALUES = [
     {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8867-4", "VALUE": "80", "UNIT": "/min"},
     {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8310-5", "VALUE": "98.6", "UNIT": "[degF]"},
     {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8302-2", "VALUE": "170", "UNIT": "cm"},
-    {"WHO": "P2", "AT": "2026-01-15 10:00:00", "CODE": "72514-3", "VALUE": "3", "UNIT": "{score}"},
+    {"WHO": "P2", "AT": "2026-01-15 10:00:00", "CODE": "72514-3", "VALUE": "3", "UCUM": "{score}", "UNIT": "/10"},
     {"WHO": "P1", "AT": "2026-01-15 11:00:00", "CODE": "8867-4", "VALUE": "90", "UNIT": "/min"},
     {"WHO": "P1", "AT": "2026-01-15 10:00:00", "CODE": "8867-4", "VALUE": "81", "UNIT": "/min"},
 ]
@@ -212,7 +212,7 @@ def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -
         for payload in sets["payload"]
     ]
     assert values[0][:2] == [("heart_rate", "80", "/min"), ("temperature", "98.6", "[degF]")]
-    assert values[1][0][:2] == ("pain", "3")
+    assert values[1][0] == ("pain", "3", "{score}")
     assert [r["CODE"] for r in json.loads(sets["record"][0])] == ["8867-4", "8310-5", "8867-4"]
     assert records(zone, "other_records", ledger)["kind"].to_list() == ["8302-2"]
 
@@ -224,6 +224,7 @@ def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
         "AT": "$each.at",
         "CODE": "$each.code",
         "VALUE": "$each.v",
+        "UCUM": "$each.ucum",
         "UNIT": "$each.u",
     }.items():
         profile = profile.replace(f'"{name}"', f'"{path}"')

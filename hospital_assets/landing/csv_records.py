@@ -339,7 +339,7 @@ def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
         "sign": code.replace_strict(names, default=None, return_dtype=pl.String),
         "code": code,
         "value": pl.when(is_flag).then((value.cast(pl.Float64, strict=False) > 0).cast(pl.String)).otherwise(value),
-        "unit": landed(long.unit),
+        "unit": landed(*long.units),
         "written": landed(*long.written),
         "place": pl.col("@line").cast(pl.String),
         "id": landed(long.id),

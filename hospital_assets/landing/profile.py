@@ -322,7 +322,7 @@ class Observations(_Declaration):
         comparator: source name of what stands before the value where it is no exact one, as in `<`.
         code: source name of the code.
         value: source name, or names in order of preference, of the value.
-        unit: source name of the unit (UCUM).
+        unit: source name, or names in order of preference, of the unit (UCUM).
         codes: landed code, as in LOINC 8867-4 -> vital sign, as in heart_rate.
         flags: landed code, as in LOINC 3151-8 -> what is true where its value is above 0, as in
             on_oxygen, and false where it is 0.
@@ -331,7 +331,7 @@ class Observations(_Declaration):
     by: tuple[str, ...]
     code: str
     value: str | tuple[str, ...]
-    unit: str | None = None
+    unit: str | tuple[str, ...] = ()
     id: str | None = None
     status: str | None = None
     withdrawn: tuple[str, ...] = ()
@@ -349,13 +349,18 @@ class Observations(_Declaration):
     @property
     def named(self) -> frozenset[str]:
         """Every source name that the declaration uses."""
-        single = (self.code, self.unit, self.id, self.status, self.comparator)
-        return frozenset({*self.by, *self.values, *self.written, *(name for name in single if name)})
+        single = (self.code, self.id, self.status, self.comparator)
+        return frozenset({*self.by, *self.values, *self.units, *self.written, *(name for name in single if name)})
 
     @property
     def values(self) -> tuple[str, ...]:
         """Source names of the value, in order of preference."""
         return (self.value,) if isinstance(self.value, str) else self.value
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Source names of the unit, in order of preference."""
+        return (self.unit,) if isinstance(self.unit, str) else self.unit
 
 
 class Place(_Declaration):

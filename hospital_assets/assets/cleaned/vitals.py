@@ -186,12 +186,16 @@ _ON_OXYGEN = {
     **dict.fromkeys(("FALSE", "F", "NO", "N", "0", "0.0", "AIR", "ROOM AIR", "RA"), "false"),
 }
 _FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
+_FAHRENHEIT_UNITS += ["° F", "ºF", "℉", "DEG F", "DEGREES F", "DEGREE FAHRENHEIT", "DEGREES FAHRENHEIT", "FAHRENHEIT"]
 _CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
+_CELSIUS_UNITS += ["° C", "ºC", "℃", "DEG C", "DEGREES C", "DEGREE CELSIUS", "DEGREES CELSIUS", "CELSIUS"]
 _KELVIN_UNITS = ["K", "MDC_DIM_X_KELVIN", "MDC_DIM_KELVIN"]
 _PER_MINUTE = {
     **dict.fromkeys(("/MIN", "1/MIN", "MIN-1", "BPM", "{BEATS}/MIN", "BEATS/MIN", "{BEAT}/MIN", "BEAT/MIN"), 1.0),
     **dict.fromkeys(("{BREATHS}/MIN", "BREATHS/MIN", "{COUNTS}/MIN", "{RESP}/MIN", "RPM", "BR/MIN"), 1.0),
     **dict.fromkeys(("MDC_DIM_BEAT_PER_MIN", "MDC_DIM_RESP_PER_MIN", "PER MINUTE", "/MINUTE"), 1.0),
+    **dict.fromkeys(("BEATS/MINUTE", "BEATS PER MINUTE", "BREATHS/MINUTE", "BREATHS PER MINUTE"), 1.0),
+    **dict.fromkeys(("BREATH/MIN", "RESP/MIN", "INSP/MIN"), 1.0),
     **dict.fromkeys(("HZ", "/S", "1/S", "S-1", "MDC_DIM_HZ", "MDC_DIM_X_HZ"), 60.0),
     **dict.fromkeys(("/H", "1/H", "H-1"), 1 / 60),
 }
@@ -207,6 +211,7 @@ _PRESSURE = {
 }
 _SATURATION = {
     **dict.fromkeys(("%", "PERCENT", "%{SATURATION}", "% SATURATION", "MDC_DIM_PERCENT"), 1.0),
+    **dict.fromkeys(("PCT", "%O2", "% O2"), 1.0),
     # Fractions are recognised by their size; see `spo2_fraction`.
     **dict.fromkeys(("1", "MOL/MOL", "{FRACTION}", "{RATIO}"), 1.0),
     "[PPTH]": 0.1,
