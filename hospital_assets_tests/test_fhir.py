@@ -438,15 +438,16 @@ def test_a_cancelled_or_mistaken_encounter_is_a_cancelled_visit_and_a_planned_on
 
 def test_who_is_admitted_goes_on_in_the_encounter_that_is_part_of_the_visit(landed: Read) -> None:
     events = of(landed["adt_events"], "admitted").sort("event_at", "event_type")
-    # In the order of their texts: 10, 14, 14 and 16 o'clock.
+    # Where the patient was at no known time is where the stay began.
     assert sorted(events.select("event_type", "visit_id", "department").rows()) == [
-        ("A01", "A1", "ICU"),
+        ("A01", "A1", "somewhere, some time"),
+        ("A02", "A1", "ICU"),
         ("A02", "A1", "Surgery"),
-        ("A03", "A1", "ICU"),
+        ("A03", "A1", "somewhere, some time"),
         ("A04", "A1", None),
     ]
-    assert events["message_id"].n_unique() == 4
-    assert events.select("source_file", "source_line", "source_part").n_unique() == 4
+    assert events["message_id"].n_unique() == 5
+    assert events.select("source_file", "source_line", "source_part").n_unique() == 5
 
 
 def test_what_is_no_value_is_not_used(landed: Read) -> None:

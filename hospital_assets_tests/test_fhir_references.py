@@ -30,6 +30,13 @@ def measured(identity: str, code: str, quantity: dict[str, Any]) -> dict[str, An
     return rate(identity, 0, encounter=E1, code=coded, valueQuantity=quantity, **HALF_PAST_ELEVEN)
 
 
+def place(name: str, start: str | None = None, **values: Any) -> dict[str, Any]:
+    return {"location": {"display": name}, **({"period": {"start": f"2026-05-01T{start}"}} if start else {}), **values}
+
+
+ROOM = {"physicalType": {"coding": [{"code": "ro"}]}}
+
+
 def of(kind: str, system: str | None, value: str) -> dict[str, Any]:
     """A reference by identifier, as FHIR has it; see `queried` for Synthea's form."""
     return {"type": kind, "identifier": {**({"system": system} if system else {}), "value": value}}
@@ -129,6 +136,23 @@ LANDED = [
         **ELEVEN,
         code={"coding": [{"system": LOINC, "code": "8480-6"}]},
     ),
+    # Places in no order, one of them by another clock; what is planned is no move.
+    encounter(
+        "moved",
+        "10:00",
+        "20:00",
+        location=[
+            place("Surgery", "16:00:00-04:00", status="active"),
+            place("Oncology", "09:00:00-04:00", status="reserved"),
+            place("Room 2", "12:00:00-04:00", **ROOM),
+            place("ICU", "18:00:00Z", status="completed"),
+            place("Room 1", "11:00:00-04:00", **ROOM),
+            place("Room 3", "10:30:00-04:00", status="planned", **ROOM),
+            place("Emergency", "10:00:00-04:00", status="completed"),
+            place("Cardiology", "18:00:00-04:00", status="planned"),
+        ],
+    ),
+    encounter("unplaced", "10:00", "20:00", location=[place("ICU", "14:00:00-04:00"), place("Emergency")]),
     # Of a unit only the text for people is required.
     measured("words Hz", "8867-4", {"value": 2, "unit": "Hz"}),
     measured("words kPa", "8480-6", {"value": 16, "unit": "kPa"}),
@@ -176,6 +200,19 @@ def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) 
     ]
     of_whole = case.cleaned("vitals").filter(pl.col("heart_rate_bpm").is_between(70, 72))
     assert of_whole["visit_id"].to_list() == ["whole"] * 3
+
+
+def moves(case: Case, visit: str) -> list[tuple[object, ...]]:
+    events = case.cleaned("adt_events").filter(pl.col("visit_id") == visit, pl.col("event_type").is_in(["A04", "A02"]))
+    at = pl.col("event_at").dt.strftime("%H:%M")
+    return events.sort("event_at").select("event_type", at, "department_name").rows()
+
+
+def test_places_follow_each_other_by_their_clocks(case: Case) -> None:
+    assert moves(case, "moved") == [("A04", "14:00", "Emergency"), ("A02", "18:00", "ICU"), ("A02", "20:00", "Surgery")]
+    assert moves(case, "unplaced") == [("A04", "14:00", "Emergency"), ("A02", "18:00", "ICU")]
+    rooms = case.cleaned("er_visits").filter(visit_id="moved")
+    assert rooms.select("department_name", pl.col("room_at").dt.strftime("%H:%M")).row(0) == ("Emergency", "15:00")
 
 
 def test_units_are_converted(case: Case) -> None:

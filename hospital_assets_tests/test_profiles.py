@@ -424,9 +424,11 @@ def test_a_mistake_is_named_by_its_line(text: str, at: str, says: str) -> None:
 def test_code_maps_and_expressions_are_stated_once() -> None:
     text = STAYS.replace("date = ", 'patterns = { visit_id = "{digits}" }\ndate = ', 1)
     maps = '[code_maps]\ndischarge_disposition = "disposition"\n[code_maps.disposition]\n"01" = "home"\n'
-    profile = parse_profile(f"{text}{maps}[expressions]\ndigits = '([0-9]+)'\n", "mine.toml")
+    text = text.replace('"START"', '"{start}T"')
+    profile = parse_profile(f"{text}{maps}[expressions]\ndigits = '([0-9]+)'\nstart = 'STAR'\n", "mine.toml")
     assert profile.code_maps["discharge_disposition"] == profile.code_maps["disposition"] == {"01": "home"}
     assert profile.subjects["adt_events"].patterns == {"visit_id": "([0-9]+)"}
+    assert profile.subjects["adt_events"].columns == parse_profile(STAYS, "mine.toml").subjects["adt_events"].columns
 
 
 def test_a_profile_of_the_data_directory_is_seen_as_it_is_now(zone: LandingZone, own: Own) -> None:

@@ -32,7 +32,7 @@ class _Paths:
         self._picked: dict[str, int] = {}
 
     def __getitem__(self, path: str) -> str:
-        if _PICK.search(path):
+        if _STEP.search(path):
             place = self._picked.setdefault(path, len(self._picked) + 1)
             return f"{self._found}_picked[{place}]"
         place = self._places.setdefault(path, len(self._places) + 1)
@@ -49,35 +49,46 @@ class _Paths:
 
 
 #: `[key=value]` or `[key!=value]` in a path; the key may be a path itself, and `|` stands between several values.
-_PICK = re.compile(r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[(?:\d+|\*)\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]")
+_PICK = r"\[(?P<key>[A-Za-z_@][^\]=!]*(?:\[(?:\d+|\*)\][^\]=!]*)*)(?P<sign>!?=)(?P<value>[^\]]*)\]"
+#: What a path does with the elements of a list: it picks some, or puts them in the order of a clock: `[by key]`.
+_STEP = re.compile(rf"{_PICK}|\[by (?P<clock>[^\]=!]+)\]")
 
 
 def _elements_at(source: str, path: str, depth: int = 0) -> str:
     """SQL of the list of JSON values at a path: all elements of a list, those picked, or one value."""
-    pick = _PICK.search(path)
-    if pick is None:
+    step = _STEP.search(path)
+    if step is None:
         return f"json_extract({source}, {literal(path if '[*]' in path else f'{path}[*]')})"
-    element = f"e{depth}"
-    found = f"json_extract({source}, {literal(path[: pick.start()] + '[*]')})"
-    picked = f"list_filter({found}, lambda {element}: {_fits(element, pick)})"
-    rest = path[pick.end() :]
-    while further := _PICK.match(rest):  # of those, what it picks
-        picked = f"list_filter({picked}, lambda {element}: {_fits(element, further)})"
-        rest = rest[further.end() :]
-    if not rest:
-        return picked
-    if rest.startswith("[") and not _PICK.match(rest):  # the n-th of them
+    element, rest = f"e{depth}", path[step.start() :]
+    found = f"json_extract({source}, {literal(path[: step.start()] + '[*]')})"
+    while step := _STEP.match(rest):  # each of what the one before has left
+        if step["clock"]:
+            found = _in_order(found, element, step["clock"])
+        else:
+            found = f"list_filter({found}, lambda {element}: {_fits(element, step)})"
+        rest = rest[step.end() :]
+    if rest.startswith("["):  # the n-th of them
         place, _, rest = rest[1:].partition("]")
-        picked = f"list_slice({picked}, {int(place) + 1}, {int(place) + 1})"
-        if not rest:
-            return picked
+        found = f"list_slice({found}, {int(place) + 1}, {int(place) + 1})"
+    if not rest:
+        return found
     inner = f"i{depth}"
-    if _PICK.search(rest):
-        return f"flatten(list_transform({picked}, lambda {inner}: {_elements_at(inner, '$' + rest, depth + 1)}))"
+    if _STEP.search(rest):
+        return f"flatten(list_transform({found}, lambda {inner}: {_elements_at(inner, '$' + rest, depth + 1)}))"
     return (
-        f"list_filter(list_transform({picked}, lambda {inner}: "
+        f"list_filter(list_transform({found}, lambda {inner}: "
         f"json_extract({inner}, {literal('$' + rest)})), lambda {inner}: {inner} is not null)"
     )
+
+
+def _in_order(found: str, element: str, clock: str) -> str:
+    """SQL of elements by a clock (ISO 8601), those without one first; where it is the same, as they are listed."""
+    at = f"try_cast(json_extract_string({element}, {literal('$.' + clock)}) as timestamptz)"
+    ranked = (
+        f"list_transform({found}, lambda {element}, {element}_n: "
+        f"{{'at': coalesce({at}, '-infinity'), 'n': {element}_n, 'of': {element}}})"
+    )
+    return f"list_transform(list_sort({ranked}), lambda {element}: {element}.of)"
 
 
 def _fits(element: str, pick: re.Match[str]) -> str:
@@ -205,7 +216,7 @@ class _JsonReading:
                 path = "$" + code.removeprefix(ELEMENT)
                 text = (
                     _text_at("element", path)
-                    if _PICK.search(path)
+                    if _STEP.search(path)
                     else f"json_extract_string(element, {literal(path)})"
                 )
                 terms.append(

@@ -8,8 +8,10 @@ A *source name* is how a profile points into a landed record: a CSV column; for 
 JSON path (`$.patient.id`), or `$each.code` for a path within one element of the list named by
 `each`. A path may pick the elements of a list by what they hold: `$.name[use=official].family`,
 `[use!=old]`, `[code=home|snf]`, `[type[*].coding[*].code=ATND]`; `[code={disposition}]` stands for the codes of that
-code map, `[code={observations}]` for those of vital signs. ` | ` between paths joins what they hold, as in
-`$.identifier.system | $.identifier.value`; what is absent is left out, but without the last there is nothing.
+code map, `[code={observations}]` for those of vital signs. `[by period.start]` puts them in the order of a clock (ISO
+8601), those without one first: `$.location[status!=planned][by period.start][0]` is the first. ` | ` between paths
+joins what they hold, as in `$.identifier.system | $.identifier.value`; what is absent is left out, but without the last
+there is nothing.
 Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record, `@landed_at` is when the
 file was delivered, and in `derived` `=text` is the text itself.
 """
@@ -823,7 +825,8 @@ class Profile(_Declaration):
         subjects: what it delivers.
         code_maps: our column -> landed code -> our code; case and blanks do not matter. Or our column -> another one
             whose codes it shares, as in `discharge_disposition = "disposition"`.
-        expressions: name -> a regular expression; `patterns`, `pattern` and `value_pattern` may say `{name}`.
+        expressions: name -> a regular expression, or the beginning of source names; `subjects` and `lookups` may say
+            `{name}` instead.
         lookups: name -> a lookup that several subjects have.
     """
 
@@ -976,12 +979,14 @@ def _spelled_out(declared: dict[str, Any]) -> dict[str, Any]:
         maps = {name: maps.get(table, table) if isinstance(table, str) else table for name, table in maps.items()}
         declared = {**declared, "code_maps": maps}
     tables = {name: "|".join(table) for name, table in dict(maps).items() if isinstance(table, dict)}
-    expressions = {f"{{{name}}}": expression for name, expression in dict(declared.get("expressions", {})).items()}
+    expressions = {f"{{{name}}}": str(text) for name, text in dict(declared.get("expressions", {})).items()}
     lookups = dict(declared.get("lookups", {}))
 
     def filled(value: Any, own: dict[str, str]) -> Any:
         if isinstance(value, str):
-            return expressions.get(value) or _CODES.sub(lambda named: own.get(named[1], named[0]), value)
+            for name, text in expressions.items():
+                value = value.replace(name, text)
+            return _CODES.sub(lambda named: own.get(named[1], named[0]), value)
         if isinstance(value, list):
             return [filled(each, own) for each in value]
         if not isinstance(value, dict):
