@@ -30,6 +30,19 @@ def measured(identity: str, code: str, quantity: dict[str, Any]) -> dict[str, An
     return rate(identity, 0, encounter=E1, code=coded, valueQuantity=quantity, **HALF_PAST_ELEVEN)
 
 
+def level(visit: str, value: int, **values: Any) -> dict[str, Any]:
+    coded = {"coding": [{"system": LOINC, "code": "54094-8"}]}
+    of_visit = {"encounter": {"reference": f"Encounter/{visit}"}, "status": "final"}
+    return resource("Observation", f"{visit}-level", **{**of_visit, "code": coded, "valueInteger": value, **values})
+
+
+def order(visit: str, at: str, **values: Any) -> dict[str, Any]:
+    coded = {"coding": [{"code": "10378005"}]}
+    of_visit = {"encounter": {"reference": f"Encounter/{visit}"}, "status": "active"}
+    authored = {"authoredOn": f"2026-05-01T{at}:00-04:00"}
+    return resource("ServiceRequest", f"{visit}-order", **{**of_visit, "code": coded, **authored, **values})
+
+
 def place(name: str, start: str | None = None, **values: Any) -> dict[str, Any]:
     return {"location": {"display": name}, **({"period": {"start": f"2026-05-01T{start}"}} if start else {}), **values}
 
@@ -153,6 +166,11 @@ LANDED = [
         ],
     ),
     encounter("unplaced", "10:00", "20:00", location=[place("ICU", "14:00:00-04:00"), place("Emergency")]),
+    *(encounter(f"v{number}", "10:00", "20:00", **identified("urn:versions", str(number))) for number in range(4)),
+    *(level(f"v{number}", 2) for number in range(4)),
+    *(order(f"v{number}", "11:00") for number in range(4)),
+    encounter("split", "10:00", "11:00", partOf={"reference": "Encounter/v3"}),
+    rate("o6", 66, encounter=queried("Encounter", "urn:versions|2"), effectiveDateTime="2026-05-01T10:50:00-04:00"),
     # Of a unit only the text for people is required.
     measured("words Hz", "8867-4", {"value": 2, "unit": "Hz"}),
     measured("words kPa", "8480-6", {"value": 16, "unit": "kPa"}),
@@ -164,10 +182,26 @@ LANDED = [
 ]
 
 
+#: An hour later, though not by its text; of the triage level of `v3` at the same moment.
+WRITTEN = {"meta": {"lastUpdated": "2026-05-01T15:00:00-06:00"}}
+LATER = [
+    {**level("v0", 2, status="entered-in-error"), **WRITTEN},
+    {**level("v1", 3, status="corrected"), **WRITTEN},
+    level("v3", 4, status="amended"),
+    {**order("v0", "11:00", status="revoked"), **WRITTEN},
+    {**order("v1", "12:00"), **WRITTEN},
+    {**encounter("v2", "10:00", "20:00"), **WRITTEN},
+    {**encounter("split", "10:00", "11:00"), **WRITTEN},
+    {**resource("Practitioner", "dr", name=[{"family": "Meyer"}], **identified("urn:npi", "99")), **WRITTEN},
+]
+
+
 @pytest.fixture(scope="module", params=DUCKDB_SLOW)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
-    content = "\n".join(map(json.dumps, LANDED)).encode()
-    with landed(tmp_path_factory.mktemp("fhir"), ENGINES[request.param], "fhir-r4", {"a.ndjson": content}) as found:
+    # By name the later versions land first.
+    files = {"b.ndjson": LANDED, "a.ndjson": LATER}
+    content = {name: "\n".join(map(json.dumps, resources)).encode() for name, resources in files.items()}
+    with landed(tmp_path_factory.mktemp("fhir"), ENGINES[request.param], "fhir-r4", content) as found:
         yield found
 
 
@@ -179,6 +213,21 @@ def test_references_by_identifier_lead_to_what_has_landed(case: Case) -> None:
     assert [vital[name] for name in ("patient_id", "visit_id", "hospital_id")] == ["p", "e1", "h"]
     assert case.cleaned("departments").select("department_id", "hospital_id").rows() == [("er", "h")]
     assert case.cleaned("doctors").select("doctor_id", "hospital_id").rows() == [("dr", "h")]
+
+
+def test_of_what_is_looked_up_the_newest_version_counts(case: Case) -> None:
+    at = pl.col("decision_at").dt.strftime("%H:%M")
+    visits = case.cleaned("er_visits").select("visit_id", "triage_level", at).sort("visit_id")
+    assert visits.filter(pl.col("visit_id").str.contains(r"^v\d$")).rows() == [
+        ("v0", None, None),
+        ("v1", 3, "16:00"),
+        ("v2", 2, "15:00"),
+        ("v3", 4, "15:00"),
+    ]
+    assert "split" in set(visits["visit_id"])  # it was a part of another visit, and is no more
+    # Its encounter had that identifier before.
+    assert case.named("vitals").filter(heart_rate_bpm=66)["visit_id"].to_list() == ["urn:versions|2"]
+    assert case.cleaned("doctors")["full_name"].to_list() == ["Meyer"]
 
 
 def test_a_number_is_one_of_its_system(case: Case) -> None:

@@ -404,6 +404,11 @@ def test_other_records_fill_in_and_lists_make_events(zone: LandingZone, own: Own
         (STAYS.replace("at_most", "most"), "limits = ", "there is no such key"),
         (STAYS.replace('event_type = "A03"', ""), "[[subjects.adt_events.events]]", "is missing"),
         (LAB.replace('"temperature"', '"fever"'), '"8310-5" = ', "'fever' is not a vital sign"),
+        (
+            FILLED_IN.replace("value = ", 'withdrawn = ["x"]\nvalue = ', 1),
+            "withdrawn = ",
+            "needs `versions` of the profile",
+        ),
         (LAB.replace('"CODE"', '"$.code"'), 'code = "$.code"', "CSV files have column names"),
         (STAYS + '[code_maps.bed_id]\n"A" = "B"\n', "[code_maps", "only codes are translated"),
         (STAYS + '[code_maps]\nsex = "gender"\n', "sex = ", "valid dictionary"),

@@ -14,6 +14,7 @@ from hospital_assets.landing.profile import (
     MEASURED,
     DateAndTime,
     Event,
+    LookedAt,
     Observations,
     Rest,
     Subject,
@@ -238,6 +239,8 @@ class _JsonReading:
         listed = f"coalesce({_elements_at(record, spec.each)}, [])"
         if isinstance(spec, Subject) and spec.is_element_itself:
             return f"list_append({listed}, cast({record} as json))"
+        if isinstance(spec, LookedAt):
+            return f"list_append({listed}, cast(null as json))"
         return listed
 
     def made_events(self) -> list[str]:

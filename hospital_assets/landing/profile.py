@@ -226,6 +226,22 @@ class Limits(_Declaration):
     at_most: float | None = None
 
 
+class Versions(_Declaration):
+    """How versions of a record are known, for lookups: the newest counts, in whatever file it landed.
+
+    Attributes:
+        id: source name of the record's own id, the same in all its versions.
+        written: source names of when the version was written, in order of preference.
+        status: source name of its status, for `withdrawn` of a lookup.
+        corrected: statuses that correct: they count before others written at the same moment.
+    """
+
+    id: str
+    written: tuple[str, ...]
+    status: str | None = None
+    corrected: tuple[str, ...] = ()
+
+
 class Lookup(_Declaration):
     """Fill one of our columns from another kind of record of the same source.
 
@@ -234,7 +250,9 @@ class Lookup(_Declaration):
         on: our column that points at the other record; where it is the same as `column`, what is
             found takes the place of the pointer.
         files: glob patterns of the files that hold the other records; default the subject's own.
-        where: as for the subject.
+        where: as for the subject; of what may change from version to version say `withdrawn`.
+        withdrawn: statuses (case does not matter) of what says nothing; they count before others written at the same
+            moment. Needs the profile's `versions`.
         each: JSON path of a list; each of its elements is looked at.
         key: source name of what `on` must equal, or several of which one must.
         value: source name, or names in order of preference, of what is taken; the smallest of several.
@@ -248,6 +266,7 @@ class Lookup(_Declaration):
     on: str
     files: tuple[str, ...] = ()
     where: dict[str, tuple[str, ...]] = {}
+    withdrawn: tuple[str, ...] = ()
     each: str | None = None
     key: str | tuple[str, ...]
     value: str | tuple[str, ...]
@@ -262,16 +281,19 @@ class Lookup(_Declaration):
         names = (self.key,) if isinstance(self.key, str) else self.key
         return {f"key_{place}": name for place, name in enumerate(names)}
 
-    def spec(self, subject: Subject) -> Subject:
-        """The records looked at as a declaration, of the columns `keys` and `value`."""
+    def spec(self, subject: Subject, versions: Versions | None) -> LookedAt:
+        """The records looked at as a declaration, of the columns `keys` and `value`, and those that tell versions."""
         patterns = {**dict.fromkeys(self.keys, self.pattern), "value": self.value_pattern}
-        return Subject(
+        version: dict[str, str | tuple[str, ...]] = {}
+        if versions is not None:
+            version = {"id": versions.id, "written": versions.written, "status": versions.status or ()}
+        return LookedAt(
             files=self.files or subject.files,
             format=subject.format,
             encoding=subject.encoding,
             where=self.where,
             each=self.each,
-            columns={**self.keys, "value": self.value},
+            columns={**self.keys, "value": self.value, **version},
             patterns={name: pattern for name, pattern in patterns.items() if pattern},
         )
 
@@ -586,6 +608,10 @@ def _telling(where: dict[str, tuple[str, ...]]) -> list[str]:
 _LAYOUT = ("files", "format", "delimiter", "sheet", "header_line", "header_rows", "fixed_width", "encoding")
 
 
+class LookedAt(Subject):
+    """The records that a lookup looks at, also those whose list is empty. Made by `Lookup.spec`, never declared."""
+
+
 class Rest(Subject):
     """The records of a file that no subject takes. Made by `Profile.rest`, never declared.
 
@@ -828,6 +854,7 @@ class Profile(_Declaration):
         expressions: name -> a regular expression, or the beginning of source names; `subjects` and `lookups` may say
             `{name}` instead.
         lookups: name -> a lookup that several subjects have.
+        versions: how lookups know versions of a record; default: each record is one of its own.
     """
 
     name: str
@@ -844,6 +871,7 @@ class Profile(_Declaration):
     code_maps: dict[str, dict[str, str]] = {}
     expressions: dict[str, str] = {}
     lookups: dict[str, Lookup] = {}
+    versions: Versions | None = None
 
     @field_validator("time_zone")
     @classmethod
@@ -1028,6 +1056,9 @@ def _mistakes(profile: Profile) -> _Mistakes:
         for place, layout in enumerate(spec.layouts):
             here = at if place == 0 else (*at, "also", place - 1)
             yield from ((here + where, what) for where, what in _mistakes_of(subject, layout))
+            for number, lookup in enumerate(layout.lookups):
+                if lookup.withdrawn and (profile.versions is None or profile.versions.status is None):
+                    yield (*here, "lookups", number, "withdrawn"), "needs `versions` of the profile, with a `status`"
             if place and (layout.also or layout.formats or layout.rows):
                 yield here, "`also`, `formats` and `rows` belong to the subject's first declaration"
 

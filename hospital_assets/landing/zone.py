@@ -49,6 +49,7 @@ from hospital_assets.landing.profile import (
     Lookup,
     Profile,
     Subject,
+    Versions,
     canonical_columns,
     lacking_of,
     time_zones,
@@ -64,7 +65,7 @@ from hospital_assets.landing.worker import Worker, most_bytes_here
 from hospital_assets.partitions import latest_day
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
-from hospital_assets.warehouse.dialect import Frame, checkpoint, lazy, quoted
+from hospital_assets.warehouse.dialect import Frame, checkpoint, lazy, parse_wall_clocks, quoted, resolve_instants
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import ledger_version, read_ledger_copy
 
@@ -86,6 +87,16 @@ _CHAIN_ENDS = """
         select chain._key, found._found from chain join found on found._key = chain._found
     )
     select _key, _found from chain where _found not in (select _key from found)
+"""
+
+
+#: The rows of the newest version of each record; as of `newest_only`, of the same moment the last by file and line.
+_NEWEST_VERSIONS = """
+    select * from versions
+    qualify rank() over (
+        partition by coalesce(id, source_file || ':' || source_line)
+        order by _written_at desc nulls last, _is_withdrawn desc, _is_corrected desc, source_file desc, source_line desc
+    ) = 1
 """
 
 
@@ -290,7 +301,7 @@ class LandingZone:
         # One statement for all: DuckDB binds anew, with each step, all that led to it.
         steps: list[str] = []
         for lookup in lookups:
-            others = lookup.spec(spec)
+            others = lookup.spec(spec, profile.versions)
             if others.files not in looked_at:
                 is_one = [any(PurePosixPath(n).match(p) for p in others.files) for n in ready["source_file"]]
                 found_in = ready.filter(pl.Series(is_one, dtype=pl.Boolean))
@@ -300,7 +311,7 @@ class LandingZone:
             if files.is_empty():
                 continue
             asked = others.model_dump_json(), lookup.model_dump_json()
-            found = self._once(partial(self._pairs, lookup, others, files), *asked, files=files)
+            found = self._once(partial(self._pairs, profile, lookup, others, files), *asked, files=files)
             column, on = quoted(lookup.column), quoted(lookup.on)
             # Where it points at itself, what is found takes the place of the pointer.
             first, second = ("f._found", f"r.{column}") if column == on else (f"r.{column}", "f._found")
@@ -312,10 +323,12 @@ class LandingZone:
             return frame
         return lazy(frame.to_native().query("step_0", f"with {', '.join(steps)} from step_{len(steps)}"))
 
-    def _pairs(self, lookup: Lookup, others: Subject, files: pl.DataFrame) -> Frame:
-        """What the records looked at say: each `_key` once, with its `_found`."""
+    def _pairs(self, profile: Profile, lookup: Lookup, others: Subject, files: pl.DataFrame) -> Frame:
+        """What the records looked at say, each in its newest version: each `_key` once, with its `_found`."""
         landed = self._landed(files)
-        pairs = lazy(json_relation(self.connection, [*lookup.keys, "value"], others, landed, self.spool))
+        pairs = lazy(json_relation(self.connection, list(others.columns), others, landed, self.spool))
+        if profile.versions is not None:
+            pairs = _newest_versions(pairs, profile, profile.versions, lookup.withdrawn)
         found = (
             nw.concat([pairs.select("value", _key=key) for key in lookup.keys])
             .filter(~nw.col("_key").is_null(), ~nw.col("value").is_null())
@@ -829,6 +842,20 @@ def _with_state(found: dict[str, object], file: Verified, feed: Feed, known: Abs
                 "problem": f"line 1 lacks the required column {wanted}; nothing was loaded",
             }
     return {**found, "state": "ready"}
+
+
+def _newest_versions(records: Frame, profile: Profile, versions: Versions, withdrawn: Sequence[str]) -> Frame:
+    """The newest version of each of some records, without those that are withdrawn."""
+
+    def is_among(statuses: Sequence[str]) -> nw.Expr:
+        status = nw.col("status").str.strip_chars().str.to_uppercase()
+        return nw.coalesce(status.is_in([stated.upper() for stated in statuses]), nw.lit(False))
+
+    records = parse_wall_clocks(records, {"_written": "written"}, profile.timestamp_formats)
+    records = resolve_instants(
+        records.with_columns(_zone=nw.lit(profile.time_zone)), {"_written_at": "_written"}, "_zone"
+    ).with_columns(_is_withdrawn=is_among(withdrawn), _is_corrected=is_among(versions.corrected))
+    return lazy(records.to_native().query("versions", _NEWEST_VERSIONS)).filter(~nw.col("_is_withdrawn"))
 
 
 def _of_group(profile_name: str, subject: str) -> pl.Expr:

@@ -253,6 +253,7 @@ _DECLARATIONS = {
     "Place": "`[subjects.<subject>.fixed_width.columns]`: a column",
     "Join": "`[subjects.<subject>.join]`",
     "Lookup": "`[lookups.<name>]` and `[[subjects.<subject>.lookups]]`",
+    "Versions": "`[versions]`",
     "DateLookup": "`date_from`",
     "DateAndTime": "A date and a time in `derived`",
     "Sum": "A sum in `derived`",
