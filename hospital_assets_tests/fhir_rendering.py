@@ -231,7 +231,8 @@ class Rendering:
             if start
         ]
         cancelled = any(event["event_type"] == "A11" for event in told)
-        status = "cancelled" if cancelled else "finished" if at("departure") else "in-progress"
+        # The newest that has been reached.
+        status = "cancelled" if cancelled else "finished" if at("departure") else history[-1]["status"]
         places = [
             {
                 "location": {"reference": f"Location/{hospital}-EMER"},

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from hospital_assets.alerts.notifiers import deliver
 from hospital_assets.alerts.outbox import Outbox, Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
+from hospital_assets.assets.cleaned.er_visits import PROVIDER_TIME_UNKNOWN
 from hospital_assets.assets.facts.alerts import dated
 from hospital_assets.assets.resources import OutboxResource
 from hospital_assets.contracts import CONTRACTS
@@ -44,7 +45,9 @@ from hospital_assets.live.alert_rules import (
     visit_states,
     vital_signals,
 )
+from hospital_assets.live.copies import publish_copy, read_copy
 from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.dialect import lazy
 
 NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -310,6 +313,10 @@ def test_critical_vitals(patient: str, values: dict[str, Any], raised: bool | No
     assert patient not in found.summary
 
 
+#: FHIR R4, encounter-status.
+STATUSES = ("arrived", "triaged", "in-progress", "onleave", "finished", "cancelled", "entered-in-error", "unknown")
+
+
 def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
     def record(visit: str, minute: int, **values: str) -> dict[str, Any]:
         return {
@@ -338,9 +345,16 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
         record("left that day", 1, departure_time="2026-01-15"),
         record("left that day, written nobody knows when", 1, departure_time="2026-01-15", recorded_at=None),
         record("minor", 1, triage_level="4"),
+        record("seen that day", 1, provider_time="2026-01-15"),
+        *(record(status, 1, visit_status=status) for status in STATUSES),
     )
     visits = {visit.visit_id: visit for visit in visit_states(landed_visits(rows, HOSPITALS, load_profiles(None)))}
-    assert [name for name, visit in visits.items() if visit.is_waiting] == ["waits"]
+    assert sorted(name for name, visit in visits.items() if visit.is_waiting) == [
+        "arrived",
+        "triaged",
+        "unknown",
+        "waits",
+    ]
     assert visits["waits"].start_at == NOW - 2 * MINUTE  # triage came before registration
 
     level = Level(raise_at=15, clear_at=12)
@@ -348,6 +362,31 @@ def test_a_visit_waits_until_it_is_seen_or_gone() -> None:
         (found,) = critical_waits([visits["waits"]], NOW + minutes * MINUTE, level)
         assert found.is_raised is raised, minutes
         assert "waits" not in found.summary.split() and found.department_name == "Emergency"
+
+
+def test_who_was_seen_at_an_unknown_time_is_seen_in_the_copy_of_a_run(tmp_path: Path) -> None:
+    def row(table: str, **values: Any) -> dict[str, Any]:
+        return {**dict.fromkeys(CONTRACTS[table].column_names), "service_date": NOW.date(), **values}
+
+    def visit(name: str, codes: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        fact = {"visit_id": name, "is_open": True, "department_key": 1, "arrival_at": NOW}
+        cleaned = {"visit_id": name, "quality_codes": codes, "recorded_at": NOW + MINUTE}
+        return row("fact_emergency_visits", **fact), row("cleaned_er_visits", **cleaned)
+
+    facts, cleaned = zip(visit("seen", f"x;{PROVIDER_TIME_UNKNOWN.name}"), visit("waits", ""), strict=True)
+    department = {**dict.fromkeys(CONTRACTS["dim_department"].column_names), "department_key": 1}
+    tables = {"fact_emergency_visits": facts, "cleaned_er_visits": cleaned, "dim_department": [department]}
+    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
+        for name in ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department", "dim_doctor"):
+            contract = CONTRACTS[name]
+            frame = pl.DataFrame(tables.get(name, []), schema=contract.polars_schema)
+            warehouse.connection.register("given", frame)
+            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
+            warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
+        publish_copy(warehouse, "open_visits")
+    copy = read_copy(tmp_path / "warehouse" / "hospital.duckdb", "open_visits")
+    assert copy is not None
+    assert dict(copy.select("visit_id", "provider_at").iter_rows()) == {"seen": NOW + MINUTE, "waits": None}
 
 
 def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) -> None:

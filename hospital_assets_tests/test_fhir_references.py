@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.landing.fhir import json_lines
 from hospital_assets_tests.engines import DUCKDB_SLOW, ENGINES
 from hospital_assets_tests.test_cases import Case, landed
@@ -50,6 +51,18 @@ def place(name: str, start: str | None = None, **values: Any) -> dict[str, Any]:
 ROOM = {"physicalType": {"coding": [{"code": "ro"}]}}
 
 
+def since(status: str, start: str, end: str | None = None) -> dict[str, Any]:
+    """An entry of a status history."""
+    clocks = {"start": start, **({"end": end} if end else {})}
+    return {"status": status, "period": {name: f"2026-05-01T{clock}:00-04:00" for name, clock in clocks.items()}}
+
+
+def standing(identity: str, status: str, *history: dict[str, Any]) -> dict[str, Any]:
+    """An encounter without an end, whose current status its history does not hold."""
+    open_ended = {"period": {"start": "2026-05-01T10:00:00-04:00"}}
+    return encounter(identity, "10:00", "", status=status, statusHistory=list(history), **open_ended)
+
+
 def of(kind: str, system: str | None, value: str) -> dict[str, Any]:
     """A reference by identifier, as FHIR has it; see `queried` for Synthea's form."""
     return {"type": kind, "identifier": {**({"system": system} if system else {}), "value": value}}
@@ -87,6 +100,8 @@ def rate(identity: str, value: int, **values: Any) -> dict[str, Any]:
     return resource("Observation", identity, **usual | values)
 
 
+ARRIVED, TRIAGED = since("arrived", "10:01", "10:05"), since("triaged", "10:05", "10:20")
+SEEN_TWICE = [since("in-progress", "11:00"), since("onleave", "10:40", "11:00"), since("in-progress", "10:20"), TRIAGED]
 LANDED = [
     resource("Organization", "h", name="H", type=[PROVIDER], **identified("urn:sites", "7")),
     resource(
@@ -171,6 +186,13 @@ LANDED = [
     *(order(f"v{number}", "11:00") for number in range(4)),
     encounter("split", "10:00", "11:00", partOf={"reference": "Encounter/v3"}),
     rate("o6", 66, encounter=queried("Encounter", "urn:versions|2"), effectiveDateTime="2026-05-01T10:50:00-04:00"),
+    standing("seen now", "in-progress", TRIAGED, ARRIVED),
+    standing("triaged now", "triaged", ARRIVED),
+    standing("seen twice", "in-progress", *SEEN_TWICE),
+    standing("seen before", "onleave", *SEEN_TWICE),
+    standing("seen somewhen", "in-progress", since("arrived", "10:00")),
+    standing("gone somewhen", "finished", ARRIVED, TRIAGED),
+    standing("none", "cancelled", ARRIVED, TRIAGED),
     # Of a unit only the text for people is required.
     measured("words Hz", "8867-4", {"value": 2, "unit": "Hz"}),
     measured("words kPa", "8480-6", {"value": 16, "unit": "kPa"}),
@@ -213,6 +235,22 @@ def test_references_by_identifier_lead_to_what_has_landed(case: Case) -> None:
     assert [vital[name] for name in ("patient_id", "visit_id", "hospital_id")] == ["p", "e1", "h"]
     assert case.cleaned("departments").select("department_id", "hospital_id").rows() == [("er", "h")]
     assert case.cleaned("doctors").select("doctor_id", "hospital_id").rows() == [("dr", "h")]
+
+
+def test_the_status_says_what_its_history_does_not_hold(case: Case) -> None:
+    clocks = [pl.col(f"{name}_at").dt.strftime("%H:%M") for name in ("arrival", "triage", "provider")]
+    visits = case.cleaned("er_visits").select("visit_id", *clocks, "quality_codes")
+    found = {row[0]: row[1:] for row in visits.rows()}
+    assert found["seen now"] == ("14:01", "14:05", "14:20", "")
+    assert found["triaged now"] == ("14:01", "14:05", None, "")
+    assert found["seen twice"] == found["seen before"] == ("14:00", "14:05", "14:20", "")
+    assert found["seen somewhen"] == ("14:00", None, None, "provider_time_unknown")
+    assert found["gone somewhen"] == ("14:01", "14:05", None, "departure_time_unknown")
+    assert found["none"] == ("14:01", "14:05", None, "visit_cancelled")
+    facts = case.visits()
+    assert [facts[visit]["is_open"] for visit in ("seen now", "gone somewhen")] == [True, False]
+    keys = [facts[visit]["provider_date_key"] for visit in ("seen somewhen", "triaged now")]
+    assert keys == [UNKNOWN_KEY, NOT_YET_KEY]
 
 
 def test_of_what_is_looked_up_the_newest_version_counts(case: Case) -> None:

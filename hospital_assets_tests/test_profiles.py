@@ -12,7 +12,7 @@ import pytest
 
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.checks.accounting import unknown_kinds
-from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.profile import ProfileError, Subject, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
@@ -434,6 +434,12 @@ def test_code_maps_and_expressions_are_stated_once() -> None:
     assert profile.code_maps["discharge_disposition"] == profile.code_maps["disposition"] == {"01": "home"}
     assert profile.subjects["adt_events"].patterns == {"visit_id": "([0-9]+)"}
     assert profile.subjects["adt_events"].columns == parse_profile(STAYS, "mine.toml").subjects["adt_events"].columns
+
+
+def test_the_field_of_a_path_is_known_behind_what_it_picks() -> None:
+    spec = Subject(format="jsonl")
+    paths = ("$.a[by b.c][-1].d", "$[kind=x].a[by b.c]", "$[kinds[*].code=x].a.b", '$."a"[c=d]', "$.a")
+    assert [spec.field(path) for path in paths] == ["a"] * len(paths)
 
 
 def test_a_profile_of_the_data_directory_is_seen_as_it_is_now(zone: LandingZone, own: Own) -> None:

@@ -241,6 +241,7 @@ FIELDS: Mapping[str, Field] = {
     "departure_at": instant("Physical departure from the ED.", nullable=True),
     "disposition": text("How the visit ended; null while it is open.", source="HL7 PV1-36", nullable=True),
     "chief_complaint": text("Complaint in words.", privacy="free_text", nullable=True),
+    "visit_status": text("Where the visit stands.", source="FHIR Encounter.status"),
     "department": text("Department of the patient, as spelled.", source="HL7 PV1-3"),
     "arrival_time": text("Local arrival.", source="HL7 PV1-44"),
     "handover_time": text("Local ambulance handover."),

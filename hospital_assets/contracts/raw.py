@@ -146,7 +146,7 @@ class RawErVisits(
     landed="""
         visit_id patient_id hospital_id department doctor_id arrival_mode arrival_time handover_time triage_time
         triage_level room_time provider_time decision_time departure_time disposition chief_complaint recorded_at
-        part_of_visit_id
+        part_of_visit_id visit_status
     """,
 ):
     """Emergency visits as landed from registration systems."""

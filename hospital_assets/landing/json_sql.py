@@ -61,7 +61,10 @@ def _elements_at(source: str, path: str, depth: int = 0) -> str:
     if step is None:
         return f"json_extract({source}, {literal(path if '[*]' in path else f'{path}[*]')})"
     element, rest = f"e{depth}", path[step.start() :]
-    found = f"json_extract({source}, {literal(path[: step.start()] + '[*]')})"
+    if step.start() == 1:  # the record itself, which is no list
+        found = f"[cast({source} as json)]"
+    else:
+        found = f"json_extract({source}, {literal(path[: step.start()] + '[*]')})"
     while step := _STEP.match(rest):  # each of what the one before has left
         if step["clock"]:
             found = _in_order(found, element, step["clock"])
@@ -70,7 +73,8 @@ def _elements_at(source: str, path: str, depth: int = 0) -> str:
         rest = rest[step.end() :]
     if rest.startswith("["):  # the n-th of them
         place, _, rest = rest[1:].partition("]")
-        found = f"list_slice({found}, {int(place) + 1}, {int(place) + 1})"
+        number = int(place) + (int(place) >= 0)
+        found = f"list_slice({found}, {number}, {number})"
     if not rest:
         return found
     inner = f"i{depth}"

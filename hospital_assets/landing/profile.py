@@ -9,9 +9,10 @@ JSON path (`$.patient.id`), or `$each.code` for a path within one element of the
 `each`. A path may pick the elements of a list by what they hold: `$.name[use=official].family`,
 `[use!=old]`, `[code=home|snf]`, `[type[*].coding[*].code=ATND]`; `[code={disposition}]` stands for the codes of that
 code map, `[code={observations}]` for those of vital signs. `[by period.start]` puts them in the order of a clock (ISO
-8601), those without one first: `$.location[status!=planned][by period.start][0]` is the first. ` | ` between paths
-joins what they hold, as in `$.identifier.system | $.identifier.value`; what is absent is left out, but without the last
-there is nothing.
+8601), those without one first: `$.location[status!=planned][by period.start][0]` is the first, `[-1]` the last. The
+record itself may be picked, too: `$[status=triaged].statusHistory` is that of a triaged one. ` | ` between paths joins
+what they hold, as in `$.identifier.system | $.identifier.value`; what is absent is left out, but without the last there
+is nothing.
 Everywhere, `@line` is the line of the record, `@part` counts the rows made from one record, `@landed_at` is when the
 file was delivered, and in `derived` `=text` is the text itself.
 """
@@ -73,6 +74,7 @@ CODED = (
     "sex",
     "spo2_scale",
     "triage_level",
+    "visit_status",
 )
 #: Vital signs that a payload may hold; those of the second line stand without a unit.
 MEASURED = ("heart_rate", "respiratory_rate", "spo2", "systolic_bp", "diastolic_bp", "temperature")
@@ -541,7 +543,7 @@ class Subject(_Declaration):
         if self.format == "csv":
             return name
         path = self.each if self.each and name.startswith(ELEMENT) else name
-        return re.split(r"[.\[]", path.removeprefix("$."))[0].strip('"')
+        return re.split(r"[.\[]", re.sub(r"^\$(\[.*?=[^\]]*\])*\.?", "", path))[0].strip('"')
 
     @property
     def is_selective(self) -> bool:

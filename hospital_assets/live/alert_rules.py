@@ -17,7 +17,12 @@ import polars as pl
 
 from hospital_assets.alerts.outbox import Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, VitalThreshold
-from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, validate_er_visits
+from hospital_assets.assets.cleaned.er_visits import (
+    DEPARTURE_TIME_UNKNOWN,
+    PROVIDER_TIME_UNKNOWN,
+    VISIT_CANCELLED,
+    validate_er_visits,
+)
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
 from hospital_assets.assets.cleaned.vitals import STATED_ZERO, validate_vitals
 from hospital_assets.assets.facts.vitals import scored
@@ -315,11 +320,15 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
         profiles: the source profiles.
     """
     validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
-    # Who left at an unknown time of a known day has left: as of the record.
-    left_at = nw.when(has_code(DEPARTURE_TIME_UNKNOWN)).then(nw.coalesce("recorded_at", "arrival_at"))
+    # Who left, or was seen, at an unknown time has left or was seen: as of the record. A cancelled visit is over.
+    written_at = nw.coalesce("recorded_at", "arrival_at")
+    is_over = has_code(DEPARTURE_TIME_UNKNOWN, VISIT_CANCELLED)
     visits: pl.DataFrame = (
         validated.filter(nw.col("rule").is_null())
-        .with_columns(departure_at=nw.coalesce("departure_at", left_at))
+        .with_columns(
+            departure_at=nw.coalesce("departure_at", nw.when(is_over).then(written_at)),
+            provider_at=nw.coalesce("provider_at", nw.when(has_code(PROVIDER_TIME_UNKNOWN)).then(written_at)),
+        )
         .collect("polars")
         .to_native()
     )

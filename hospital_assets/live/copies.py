@@ -59,7 +59,10 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
             group by visit_id
         )
         select f.visit_id, c.patient_id, c.hospital_id, d.department_name, f.triage_level,
-               f.arrival_at, f.arrival_local, f.triage_at, f.provider_at, f.departure_at,
+               f.arrival_at, f.arrival_local, f.triage_at,
+               -- Who was seen at an unknown time was seen: as of the record.
+               coalesce(f.provider_at, case when contains(c.quality_codes, 'provider_time_unknown')
+                        then coalesce(c.recorded_at, f.arrival_at) end) as provider_at, f.departure_at,
                f.decision_at, f.disposition, r.doctor_id, f.is_cancelled, c.chief_complaint, f.age_years,
                coalesce(c.recorded_at, f.arrival_at) as recorded_at,
                o.news2[1].news2_score as news2_score,

@@ -1,5 +1,7 @@
 """Emergency visits: clocks in UTC, codes in the house's spelling, one row per visit."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 import narwhals as nw
 
@@ -50,9 +52,17 @@ ARRIVAL_TIME_UNKNOWN = Rule(
 )
 DEPARTURE_TIME_UNKNOWN = Rule(
     "departure_time_unknown",
-    "The departure is a date without a time of day: an unknown time, not midnight. The visit is over; what is measured "
-    "until the departure is null.",
+    "The departure is a date without a time of day: an unknown time, not midnight; or there is none, and the visit's "
+    "status says that it is over. What is measured until the departure is null.",
     "flag",
+    "FHIR Encounter.status",
+)
+PROVIDER_TIME_UNKNOWN = Rule(
+    "provider_time_unknown",
+    "There is no time of the first provider contact, and the visit's status says that there was one, or its clock is a "
+    "date without a time of day. Nobody waits; what is measured from or to the contact is null.",
+    "flag",
+    "FHIR Encounter.status",
 )
 ARRIVAL_IN_FUTURE = Rule(
     "arrival_in_future", "The arrival is later than its record (by more than its profile allows).", "quarantine"
@@ -75,6 +85,12 @@ CLOCK_DERIVED = Rule(
     "clock_derived", "A clock is not the source's own: its profile computes it as another clock plus minutes.", "flag"
 )
 CLOCK_UNREADABLE = Rule("clock_unreadable", "A clock other than arrival cannot be read.", "flag")
+VISIT_CANCELLED = Rule(
+    "visit_cancelled",
+    "The visit's status says that its registration was cancelled, or an error. Nobody waits.",
+    "flag",
+    "FHIR Encounter.status",
+)
 CLOCK_WITHOUT_TIME = Rule(
     "clock_without_time",
     "A clock between arrival and departure is a date without a time of day: an unknown time, not midnight; it is not "
@@ -116,6 +132,8 @@ RULES = (
     PLACEHOLDER,
     ARRIVAL_TIME_UNKNOWN,
     DEPARTURE_TIME_UNKNOWN,
+    PROVIDER_TIME_UNKNOWN,
+    VISIT_CANCELLED,
     CLOCK_WITHOUT_TIME,
     CLOCK_AMBIGUOUS,
     PROVIDER_BEFORE_ARRIVAL,
@@ -124,6 +142,9 @@ RULES = (
     MISSING_HOUR,
 )
 
+
+#: Statuses (FHIR R4, encounter-status) of a patient who has been seen, of a visit that is over, of one that is none.
+SEEN, OVER, CANCELLED = ("in-progress", "onleave"), ("finished",), ("cancelled", "entered-in-error")
 
 #: A visit's records that are dated on other days than it: an arrival corrected across midnight, a number used again.
 DAYS_AROUND = 2
@@ -197,6 +218,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
         arrival_mode=nw.coalesce(mapped(profiles, "arrival_mode", domain=ARRIVAL_MODES), nw.lit("unknown")),
         _landed_disposition=text("disposition"),
         disposition=mapped(profiles, "disposition", domain=DISPOSITIONS),
+        _status=mapped(profiles, "visit_status", domain=(*SEEN, *OVER, *CANCELLED)),
         _landed_level=text("triage_level"),
         triage_level=nw.when(valid_level).then(level.cast(nw.Int64)),
     )
@@ -229,7 +251,9 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
             (CLOCK_UNREADABLE, nw.any_horizontal(*unreadable, ignore_nulls=True)),
             placeholders(*(f"_{clock}" for clock in CLOCKS), "_recorded"),
             (ARRIVAL_TIME_UNKNOWN, nw.col("_arrival_is_day")),
-            (DEPARTURE_TIME_UNKNOWN, nw.col("_departure_is_day")),
+            (DEPARTURE_TIME_UNKNOWN, _is_without_time("departure", OVER)),
+            (PROVIDER_TIME_UNKNOWN, _is_without_time("provider", SEEN)),
+            (VISIT_CANCELLED, nw.col("_status").is_in(CANCELLED)),
             (
                 CLOCK_WITHOUT_TIME,
                 nw.any_horizontal(*(nw.col(f"_{clock}_is_day") for clock in CLOCKS[1:-1]), ignore_nulls=True),
@@ -257,6 +281,12 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
+
+
+def _is_without_time(clock: str, statuses: Sequence[str]) -> nw.Expr:
+    """Whether something has happened, and nobody knows when: only its day is known, or that the visit has a status."""
+    has_status = nw.coalesce(nw.col("_status").is_in(statuses), nw.lit(False))
+    return nw.col(f"_{clock}_is_day") | (has_status & nw.col(f"{clock}_at").is_null())
 
 
 def _derived_clocks(profiles: Profiles) -> list[nw.Expr]:
