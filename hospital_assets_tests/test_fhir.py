@@ -246,6 +246,7 @@ def test_no_text_stops_it(text: str) -> None:
 # --- reading ---------------------------------------------------------------------------------------
 
 DAY = date(2026, 3, 7)
+NOON = "2026-03-07T12:00:00-05:00"
 LOINC, ICD, SCT = ("http://loinc.org", "http://hl7.org/fhir/sid/icd-10-cm", "http://snomed.info/sct")
 
 
@@ -343,6 +344,11 @@ FILES = {
             "V1", "2708-6", valueQuantity={"value": 97, "code": "%"}, effectiveDateTime="2026-03-07T11:00:00-05:00"
         ),
         observation("V1", "3151-8", 2),
+        observation(
+            "V1", "8310-5", valueQuantity={"value": 98.6, "system": "urn:iso:std:iso:11073:10101", "code": "266560"}
+        ),
+        observation("V1", "9269-2", valueQuantity={"value": 15, "unit": "{score}"}),
+        observation("V2", "8480-6", valueQuantity={"value": 16, "unit": "kPa"}, effectiveDateTime=NOON),
         encounter("V1"),
     ),
     "conditions": ndjson(
@@ -456,8 +462,9 @@ def test_what_is_no_value_is_not_used(landed: Read) -> None:
     validated = collected(validate_vitals(lazy(sets), lazy(hospitals), load_profiles(None))).sort("measured_at")
     assert validated.select(
         "heart_rate_bpm", "respiratory_rate_per_min", "systolic_mmhg", "diastolic_mmhg", "is_on_oxygen", "spo2_pct"
-    ).rows() == [(81, None, 120, 70, True, None), (None, None, None, None, None, 97)]
-    assert sets["hospital_id"].to_list() == ["H1", "H1"]  # looked up in the encounter
+    ).rows() == [(81, None, 120, 70, True, None), (None, None, None, None, None, 97), (None, None, 120) + (None,) * 3]
+    assert validated.select("temperature_c", "gcs_score").row(0) == (37, 15)  # in units of other systems
+    assert sets["hospital_id"].to_list() == ["H1", "H1", None]  # looked up in the encounter
     assert of(landed["other_records"], "values").is_empty()  # what is withdrawn is a version of a vital sign
 
 

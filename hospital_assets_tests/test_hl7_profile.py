@@ -385,6 +385,33 @@ def test_vital_signs_come_in_sets(tmp_path: Path) -> None:
     ]
 
 
+#: OBX-6 -> the rate of 90 /min, or none where no name of it is known.
+UNITS = {
+    "90|264864^MDC_DIM_BEAT_PER_MIN^MDC": 90.0,
+    "90|^MDC_DIM_BEAT_PER_MIN^MDC": 90.0,
+    "90|0264-0aa0^bpm^L": 90.0,
+    "1.5|f^frequency^L^264640^MDC_DIM_HZ^MDC": 90.0,
+    "1.5|f^frequency^L^f^Hz^UCUM": 90.0,
+    # Names of units of something else are none of this one's.
+    "90|%^mmHg^L^/min^^UCUM": 90.0,
+    "90|266016^MDC_DIM_MMHG^MDC": None,
+}
+
+
+def test_a_unit_is_known_by_any_of_its_names(tmp_path: Path) -> None:
+    told = [
+        f"MSH|^~\\&|MON|GENERAL|ED|HERE|20260501101500||ORU^R01^ORU_R01|M{number}|P|2.6\rPID|1||{number}^^^H^MR\r"
+        f"OBR|1|||182777000^monitoring^SCT|||20260501101000\r"
+        f"OBX|1|NM|147842^MDC_ECG_HEART_RATE^MDC|1.7.4.147842|{unit}|||||F\r"
+        for number, unit in enumerate(UNITS)
+    ]
+    found = read(tmp_path, {"m.hl7": "".join(told).encode()}, only=("vitals",))
+    rates = dict(found.cleaned("vitals").select("patient_id", "heart_rate_bpm").iter_rows())
+    assert [rates[str(number)] for number in range(len(UNITS))] == list(UNITS.values())
+    unknown = found.cleaned("vitals").filter(pl.col("heart_rate_bpm").is_null())
+    assert unknown.select("quality_codes", "inexact_values").rows() == [("unit_unknown", "heart_rate 90 266016")]
+
+
 def test_diagnoses_and_procedures(tmp_path: Path) -> None:
     more = "\r".join(
         [

@@ -362,7 +362,6 @@ def _gathered_sql(
     place = f"({reading.line} * 1000000 + part)"
     code = f"upper(trim({reading.source(long.code)}))"
     value = f"coalesce({', '.join(reading.source(v) for v in long.values)}, null)"
-    units = [reading.source(name) for name in long.units]
     signs = " ".join(
         f"when {code} in ({_listed([c for c, n in long.gathered.items() if n == name])}) then {literal(name)}"
         for name in dict.fromkeys(long.gathered.values())
@@ -373,7 +372,8 @@ def _gathered_sql(
         "sign": f"case {signs} end",
         "code": code,
         "value": f"case when {is_flag} then cast(try_cast({value} as double) > 0 as varchar) else {value} end",
-        "unit": f"coalesce({', '.join(units)}, null)" if units else "cast(null as varchar)",
+        "unit": "cast(null as varchar)",
+        **{part: reading.source(name) for part, name in long.units.items()},
         "place": f"cast({place} as varchar)",
         "written": f"coalesce({', '.join(written)}, null)" if written else "cast(null as varchar)",
         **{

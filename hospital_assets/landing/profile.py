@@ -348,7 +348,8 @@ class Observations(_Declaration):
         comparator: source name of what stands before the value where it is no exact one, as in `<`.
         code: source name of the code.
         value: source name, or names in order of preference, of the value.
-        unit: source name, or names in order of preference, of the unit (UCUM).
+        unit: source name, or names in order of preference, of the unit (UCUM, ISO/IEEE 11073); the first one that is a
+            known unit of the vital sign counts.
         codes: landed code, as in LOINC 8867-4 -> vital sign, as in heart_rate.
         flags: landed code, as in LOINC 3151-8 -> what is true where its value is above 0, as in
             on_oxygen, and false where it is 0.
@@ -357,7 +358,7 @@ class Observations(_Declaration):
     by: tuple[str, ...]
     code: str
     value: str | tuple[str, ...]
-    unit: str | tuple[str, ...] = ()
+    unit: str | tuple[str, ...] | None = None
     id: str | None = None
     status: str | None = None
     withdrawn: tuple[str, ...] = ()
@@ -376,7 +377,8 @@ class Observations(_Declaration):
     def named(self) -> frozenset[str]:
         """Every source name that the declaration uses."""
         single = (self.code, self.id, self.status, self.comparator)
-        return frozenset({*self.by, *self.values, *self.units, *self.written, *(name for name in single if name)})
+        several = (*self.by, *self.values, *self.units.values(), *self.written)
+        return frozenset({*several, *(name for name in single if name)})
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -384,9 +386,10 @@ class Observations(_Declaration):
         return (self.value,) if isinstance(self.value, str) else self.value
 
     @property
-    def units(self) -> tuple[str, ...]:
-        """Source names of the unit, in order of preference."""
-        return (self.unit,) if isinstance(self.unit, str) else self.unit
+    def units(self) -> dict[str, str]:
+        """What payloads call each name of the unit -> its source name, in order of preference."""
+        names = (self.unit,) if isinstance(self.unit, str) else self.unit or ()
+        return {f"unit_{place}" if place > 1 else "unit": name for place, name in enumerate(names, 1)}
 
 
 class Place(_Declaration):

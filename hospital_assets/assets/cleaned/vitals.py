@@ -185,36 +185,40 @@ _ON_OXYGEN = {
     **dict.fromkeys(("TRUE", "T", "YES", "Y", "1", "1.0", "OXYGEN", "O2", "SUPPLEMENTAL OXYGEN"), "true"),
     **dict.fromkeys(("FALSE", "F", "NO", "N", "0", "0.0", "AIR", "ROOM AIR", "RA"), "false"),
 }
-_FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR"]
+# Units of ISO/IEEE 11073-10101 (MDC) are known by name and by number: 4 << 16, as of their partition, and their code.
+_FAHRENHEIT_UNITS = ["[DEGF]", "F", "DEGF", "°F", "MDC_DIM_FAHR", "266560"]
 _FAHRENHEIT_UNITS += ["° F", "ºF", "℉", "DEG F", "DEGREES F", "DEGREE FAHRENHEIT", "DEGREES FAHRENHEIT", "FAHRENHEIT"]
-_CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC"]
+_CELSIUS_UNITS = ["CEL", "C", "DEGC", "°C", "MDC_DIM_DEGC", "268192"]
 _CELSIUS_UNITS += ["° C", "ºC", "℃", "DEG C", "DEGREES C", "DEGREE CELSIUS", "DEGREES CELSIUS", "CELSIUS"]
-_KELVIN_UNITS = ["K", "MDC_DIM_X_KELVIN", "MDC_DIM_KELVIN"]
+_KELVIN_UNITS = ["K", "MDC_DIM_X_KELVIN", "MDC_DIM_KELVIN", "266528"]
 _PER_MINUTE = {
     **dict.fromkeys(("/MIN", "1/MIN", "MIN-1", "BPM", "{BEATS}/MIN", "BEATS/MIN", "{BEAT}/MIN", "BEAT/MIN"), 1.0),
-    **dict.fromkeys(("{BREATHS}/MIN", "BREATHS/MIN", "{COUNTS}/MIN", "{RESP}/MIN", "RPM", "BR/MIN"), 1.0),
-    **dict.fromkeys(("MDC_DIM_BEAT_PER_MIN", "MDC_DIM_RESP_PER_MIN", "PER MINUTE", "/MINUTE"), 1.0),
-    **dict.fromkeys(("BEATS/MINUTE", "BEATS PER MINUTE", "BREATHS/MINUTE", "BREATHS PER MINUTE"), 1.0),
-    **dict.fromkeys(("BREATH/MIN", "RESP/MIN", "INSP/MIN"), 1.0),
-    **dict.fromkeys(("HZ", "/S", "1/S", "S-1", "MDC_DIM_HZ", "MDC_DIM_X_HZ"), 60.0),
+    **dict.fromkeys(("{BREATHS}/MIN", "BREATHS/MIN", "{BREATH}/MIN", "{COUNTS}/MIN", "{RESP}/MIN"), 1.0),
+    **dict.fromkeys(("RPM", "BR/MIN", "PER MINUTE", "/MINUTE", "BEATS/MINUTE", "BREATHS/MINUTE"), 1.0),
+    **dict.fromkeys(("BEATS PER MINUTE", "BREATHS PER MINUTE", "BREATH/MIN", "RESP/MIN", "INSP/MIN"), 1.0),
+    **dict.fromkeys(("MDC_DIM_PER_MIN", "264672", "MDC_DIM_BEAT_PER_MIN", "264864"), 1.0),
+    **dict.fromkeys(("MDC_DIM_PULS_PER_MIN", "264896", "MDC_DIM_RESP_PER_MIN", "264928"), 1.0),
+    **dict.fromkeys(("HZ", "/S", "1/S", "S-1", "MDC_DIM_HZ", "MDC_DIM_X_HZ", "264640"), 60.0),
     **dict.fromkeys(("/H", "1/H", "H-1"), 1 / 60),
 }
 # A conventional millimetre of mercury is 133.322387415 Pa (UCUM m[Hg]).
 _PRESSURE = {
-    **dict.fromkeys(("MM[HG]", "MMHG", "MM HG", "MM(HG)", "MDC_DIM_MMHG"), 1.0),
-    **dict.fromkeys(("KPA", "MDC_DIM_KILO_PASCAL"), 1000 / 133.322387415),
-    **dict.fromkeys(("HPA", "MBAR"), 100 / 133.322387415),
-    "PA": 1 / 133.322387415,
+    **dict.fromkeys(("MM[HG]", "MMHG", "MM HG", "MM(HG)", "MDC_DIM_MMHG", "266016"), 1.0),
+    **dict.fromkeys(("KPA", "MDC_DIM_KILO_PASCAL", "265987"), 1000 / 133.322387415),
+    **dict.fromkeys(
+        ("HPA", "MDC_DIM_HECTO_PASCAL", "265986", "MBAR", "MDC_DIM_MILLI_BAR", "266098"), 100 / 133.322387415
+    ),
+    **dict.fromkeys(("PA", "MDC_DIM_X_PASCAL", "265984"), 1 / 133.322387415),
     "CM[HG]": 10.0,
     "M[HG]": 1000.0,
-    **dict.fromkeys(("CM[H2O]", "CMH2O", "MDC_DIM_CM_H2O"), 98.0665 / 133.322387415),
+    **dict.fromkeys(("CM[H2O]", "CMH2O", "MDC_DIM_CM_H2O", "266048"), 98.0665 / 133.322387415),
 }
 _SATURATION = {
-    **dict.fromkeys(("%", "PERCENT", "%{SATURATION}", "% SATURATION", "MDC_DIM_PERCENT"), 1.0),
+    **dict.fromkeys(("%", "PERCENT", "%{SATURATION}", "% SATURATION", "MDC_DIM_PERCENT", "262688"), 1.0),
     **dict.fromkeys(("PCT", "%O2", "% O2"), 1.0),
     # Fractions are recognised by their size; see `spo2_fraction`.
     **dict.fromkeys(("1", "MOL/MOL", "{FRACTION}", "{RATIO}"), 1.0),
-    "[PPTH]": 0.1,
+    **dict.fromkeys(("[PPTH]", "MDC_DIM_PARTS_PER_THOUSAND", "262720"), 0.1),
 }
 #: Parameter -> unit in capitals (UCUM's, and those that senders write for it) -> how many of ours one is. A table and
 #: no library of units (pint, ucumvert): the conversion runs inside the engines, and they know only numbers.
@@ -226,6 +230,7 @@ UNITS = {
     "diastolic_bp": _PRESSURE,
 }
 _TEMPERATURE_UNITS = [*_FAHRENHEIT_UNITS, *_CELSIUS_UNITS, *_KELVIN_UNITS]
+_KNOWN_UNITS = {**{parameter: list(units) for parameter, units in UNITS.items()}, "temperature": _TEMPERATURE_UNITS}
 #: What stands before or in a number that is none exactly.
 _INEXACT = r"^\s*(?:[<>~≤≥]|ad|sa)\s*=?\s*\d|^\s*\d+(?:\.\d+)?\s*[-:/+]\s*\d*(?:\.\d+)?\s*$"
 
@@ -392,11 +397,13 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     Returns:
         the columns of `_SET`, a text for each of `_TEXTS`, and `_count`: how many values; only sets that have any.
     """
-    parts = ("sign", "code", "value", "unit", "written", "place", "id", "status", "comparator")
+    declared = [long for _, layout in layouts_of(profiles, "vitals") if (long := layout.observations) is not None]
+    units = list(dict.fromkeys(["unit", *(part for long in declared for part in long.units)]))
+    parts = ("sign", "code", "value", *units, "written", "place", "id", "status", "comparator")
     each = json_rows(
         records.select(*_SET, *_PLACE, "time_zone", "recorded_at", "payload"), "payload", "observations", parts
     )
-    each = each.with_columns(_written_text=nw.coalesce("written", "recorded_at"))
+    each = each.with_columns(_written_text=nw.coalesce("written", "recorded_at"), unit=_first_known(units))
     each = read_clocks(each, profiles, "vitals", {"_written": "_written_text"}, suffix="_text")
     each = resolve_instants(each, {"_written_at": "_written"}, "time_zone")
     each = each.with_columns(
@@ -439,6 +446,20 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     }
     each = each.with_columns(**{out: of(*found) for out, found in signs.items()})
     return each.group_by(*_SET).agg(nw.len().alias("_count"), *(nw.col(out).max() for out in signs))
+
+
+def _first_known(units: Sequence[str]) -> nw.Expr:
+    """Of the names that an observation has of its unit the first that is known, else the first."""
+
+    def is_known(unit: str) -> nw.Expr:
+        said = nw.col(unit).str.strip_chars().str.to_uppercase()
+        known = ((nw.col("sign") == sign) & said.is_in(names) for sign, names in _KNOWN_UNITS.items())
+        return nw.any_horizontal(*known, ignore_nulls=True)
+
+    has_others = ~nw.coalesce(*(nw.col(unit) for unit in units[1:]), nw.lit(None, dtype=nw.String)).is_null()
+    # Most senders name it once; that name need not be compared with all that are known.
+    known = nw.coalesce(*(nw.when(is_known(unit)).then(nw.col(unit)) for unit in units), *map(nw.col, units))
+    return nw.when(has_others).then(known).otherwise(nw.col(units[0]))
 
 
 def _has_status(profiles: Profiles, kind: str) -> nw.Expr:
