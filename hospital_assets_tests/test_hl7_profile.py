@@ -347,6 +347,31 @@ def test_a_resend_is_the_same_message_and_a_reused_control_id_is_not(tmp_path: P
 # --- vital signs and codes -----------------------------------------------------------------------------------
 
 
+def test_numbers_are_those_of_their_authority_however_it_is_named(tmp_path: Path) -> None:
+    numbered = "7^^^H^MR", "7^^^&1.2.3&ISO^MR", "7^^^&1.2.4&ISO^MR", "7^^^H&1.2.3&ISO^MR", "7"
+    facilities = {"GENERAL": "GENERAL", "^1.2.5^ISO": "1.2.5", "^1.2.6^ISO": "1.2.6"}
+    told = [
+        adt("A40", "20260501100000", visit="V1", prior="8", more="OBX|1|NM|8867-4^Heart rate^LN||80|/min\rPR1|1||X")
+        .replace("|GENERAL|", f"|{facility}|")
+        .replace("7^^^H^MR", number)
+        .replace("8^^^H^MR", number.replace("7", "8", 1))
+        .replace("|V1|", f"|{number.replace('7', 'V1', 1)}|")
+        for facility in facilities
+        for number in numbered
+    ]
+    found = read(tmp_path, {"m.hl7": "".join(told).encode()}, ",".join(facilities.values()))
+    authorities = {"H", "1.2.3", "1.2.4", *facilities.values()}
+    events = found.raw["adt_events"]
+    assert set(events["hospital_id"]) == set(facilities.values())
+    assert set(events["patient_id"]) == {f"{authority}-7" for authority in authorities}
+    assert set(events["prior_patient_id"]) == {f"{authority}-8" for authority in authorities}
+    assert set(events["visit_id"]) == {f"{authority}-V1" for authority in authorities}
+    for subject in ("patients", "vitals", "procedures"):
+        assert set(found.raw[subject]["patient_id"]) == set(events["patient_id"]), subject
+    assert found.raw["vitals"]["observation_id"].n_unique() == len(authorities)
+    assert found.raw["procedures"]["procedure_id"].n_unique() == len(authorities)
+
+
 def test_vital_signs_come_in_sets(tmp_path: Path) -> None:
     said = "\r".join(
         [
