@@ -61,11 +61,12 @@ class Oracle:
 
     def _visit(self, row: Row) -> Row:
         events = self.by_visit[row["visit_id"]]
-        registrations = [e["event_type"] for e in events if e["event_type"] in ("A01", "A04", "A11")]
+        cancelled_at = _cancelled_at(events)
+        registered_at = [_said_at(e) for e in events if e["event_type"] in ("A01", "A04")]
         moved = [e["patient_id"] for e in events if e["event_type"] == "A45"]
         start = min(c for c in (row["arrival_at"], row["triage_at"]) if c is not None)
         arrived, left, seen = row["arrival_at"], row["departure_at"], row["provider_at"]
-        cancelled = bool(registrations) and registrations[-1] == "A11"
+        cancelled = cancelled_at is not None and all(at <= cancelled_at for at in registered_at)
         by_day = "departure_time_unknown" in (row["quality_codes"] or "").split(";")
         clock = arrived
         if row["arrival_mode"] == "ambulance":
@@ -110,8 +111,8 @@ class Oracle:
 
     def _stays(self, events: Sequence[Row]) -> Iterator[Row]:
         """The stays of one visit number: its messages, one after the other."""
-        cancelled = max((n for n, e in enumerate(events) if e["event_type"] == "A11"), default=-1)
-        said = list(events[cancelled + 1 :])
+        cancelled_at = _cancelled_at(events)
+        said = [e for e in events if cancelled_at is None or _said_at(e) > cancelled_at]
         # A cancelled transfer has not been: each A12 takes back the last A02 before it.
         standing: list[Row] = []
         for event in said:
@@ -664,6 +665,16 @@ def rates(
 def _written(row: Row) -> tuple[bool, datetime]:
     at = row["recorded_at"]
     return (at is not None, at or datetime.min.replace(tzinfo=UTC))
+
+
+def _said_at(event: Row) -> datetime:
+    at: datetime = event["recorded_at"] or event["event_at"]
+    return at
+
+
+def _cancelled_at(events: Iterable[Row]) -> datetime | None:
+    """When a visit was last cancelled: everything said until then has not been."""
+    return max((_said_at(e) for e in events if e["event_type"] == "A11"), default=None)
 
 
 def _newest(rows: Iterable[Row], key: str) -> list[Row]:

@@ -524,6 +524,21 @@ def test_a_cancelled_registration_is_no_stay(on: Engine) -> None:
     assert collect(cancelled_visits(on(events(again)))).is_empty()
 
 
+def test_a_cancellation_is_of_all_that_was_written_before_it(on: Engine) -> None:
+    told = [("M1", "A04", "01 10:00"), ("M2", "A02", "01 20:30"), ("M3", "A11", "01 10:00"), ("M4", "A04", "01 10:00")]
+    written = events(told).with_columns(
+        recorded_at=pl.Series([None, at("2026-01-01 20:30"), at("2026-01-01 21:00"), at("2026-01-01 21:10")])
+    )
+    before = on(written.head(3))
+    assert collect(folded(before)).is_empty()
+    assert collect(cancelled_visits(before))["visit_id"].to_list() == ["V"]
+    assert collect(folded(on(written)))["message_id"].to_list() == ["M4"]
+    assert collect(cancelled_visits(on(written))).is_empty()
+    # As FHIR has it: what a cancelled encounter says is written in one moment.
+    at_once = on(events(told[:3]).with_columns(recorded_at=pl.lit(at("2026-01-01 21:00"))))
+    assert collect(folded(at_once)).is_empty()
+
+
 @pytest.mark.parametrize(
     ("told", "left"),
     [

@@ -86,12 +86,24 @@ ORDER = ("event_at", "recorded_at", "message_id")
 
 def cancelled_visits(events: Frame) -> Frame:
     """Visits (`visit_id`) whose registration was cancelled (A11) and not made again since."""
-    last = (
+    return (
         events.filter(nw.col("event_type").is_in(["A01", "A04", "A11"]))
-        .with_columns(_later=_after("visit_id"))
-        .filter(nw.col("_later") == 1)
+        .with_columns(_stands=(~_is_cancelled()).cast(nw.Int64))
+        .group_by("visit_id")
+        .agg(nw.col("_stands").sum())
+        .filter(nw.col("_stands") == 0)
+        .select("visit_id")
     )
-    return last.filter(nw.col("event_type") == "A11").select("visit_id")
+
+
+def _is_cancelled() -> nw.Expr:
+    """Whether a message is of a visit that was cancelled (A11) when it was written or later, the A11 itself included.
+
+    When an A11 was written, not when it says that something happened: EVN-6 of it is the time of what it cancels.
+    """
+    written = nw.coalesce("recorded_at", "event_at")
+    cancelled_at = nw.when(nw.col("event_type") == "A11").then(written).max().over("visit_id")
+    return nw.coalesce(written <= cancelled_at, nw.lit(False))
 
 
 def visit_ends(events: Frame) -> Frame:
@@ -237,18 +249,12 @@ def _with_class(moves: Frame) -> Frame:
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
-    A11 cancels the visit and every event before it, A12 the last transfer before it, A13 the
+    A11 cancels the visit and every event written before it, A12 the last transfer before it, A13 the
     discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
     makes it an inpatient's), then an inpatient stay until A03.
     """
     order = list(ORDER)
-    later_cancel = (nw.col("event_type") == "A11").cast(nw.Int64)
-    events = (
-        events.with_columns(_cancel=later_cancel)
-        .with_columns(_cancels_after=nw.col("_cancel").cum_sum(reverse=True).over("visit_id", order_by=order))
-        .filter(nw.col("_cancels_after") == 0)
-        .drop("_cancel", "_cancels_after")
-    )
+    events = events.with_columns(_cancelled=_is_cancelled()).filter(~nw.col("_cancelled")).drop("_cancelled")
     moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08", "A12"]))
     moves = _with_open(moves, "A02", "A12").filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
     moves = _with_class(moves)
