@@ -973,7 +973,7 @@ def _sets(stored: Stored) -> list[Row]:
     found = []
     for row in stored.rows("facts.fact_vitals"):
         visit = visits.get(row["visit_id"])
-        if visit is None or visit["start"] is None:
+        if visit is None or visit["start"] is None or "measured_time_unknown" in row["quality_codes"].split(";"):
             continue
         since = row["measured_at"] - visit["start"]
         if -DAY <= since <= 3 * DAY:

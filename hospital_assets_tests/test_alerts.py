@@ -29,6 +29,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.live.alert_rules import (
     CRITICAL_WAIT,
+    board_vitals,
     check_signals,
     critical_waits,
     files_waiting,
@@ -315,6 +316,43 @@ def test_critical_vitals(patient: str, values: dict[str, Any], raised: bool | No
 
 #: FHIR R4, encounter-status.
 STATUSES = ("arrived", "triaged", "in-progress", "onleave", "finished", "cancelled", "entered-in-error", "unknown")
+
+
+def test_vital_signs_of_a_day_alone_have_no_score_and_say_nothing_of_now() -> None:
+    by_day = landed_vitals(spo2=70) | {"measured_at": "2026-01-15"}
+    rows = raw("raw_vitals", by_day, landed_vitals("nobody", heart_rate=150) | {"measured_at": "2026-01-15"})
+    observed = scored_vitals(rows, HOSPITALS, PATIENTS, load_profiles(None))
+    (adult,) = observed.filter(patient_id="adult").iter_rows(named=True)
+    assert (adult["spo2_pct"], adult["quality_codes"]) == (70, "measured_time_unknown")
+    assert adult["measured_at"] == NOW + timedelta(seconds=5)  # when its record was written
+    assert (adult["news2_score"], adult["news2_missing_count"], adult["news2_response"]) == (None, 7, None)
+    assert vital_signals(observed, AlertSettings()) == [] and board_vitals(observed).is_empty()
+
+
+def test_the_newest_scores_of_who_is_there_are_of_known_times(tmp_path: Path) -> None:
+    at = NOW - timedelta(hours=1)
+    visit = {"visit_id": "V", "service_date": at.date(), "is_open": True, "department_key": 1}
+    sets = [{"visit_id": "V", "service_date": at.date(), "news2_score": n, "measured_at": at} for n in (3, None)]
+    sets[0]["quality_codes"], sets[1]["quality_codes"] = "unit_converted", "measured_time_unknown"
+    sets[1]["measured_at"] = NOW
+    rows: dict[str, list[dict[str, Any]]] = {
+        "fact_emergency_visits": [visit],
+        "cleaned_er_visits": [{"visit_id": "V", "service_date": at.date()}],
+        "fact_vitals": sets,
+        "dim_department": [{"department_key": 1}],
+        "dim_doctor": [],
+    }
+    with open_warehouse(tmp_path / "hospital.duckdb") as warehouse:
+        for name, told in rows.items():
+            contract = CONTRACTS[name]
+            frame = raw(name, *told) if told else pl.DataFrame(schema=contract.polars_schema)
+            warehouse.connection.register("told_of", frame.to_arrow())
+            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
+            warehouse.connection.execute(f"create table {contract.layer}.{name} as from told_of")
+        publish_copy(warehouse, "open_visits")
+    copy = read_copy(tmp_path / "hospital.duckdb", "open_visits")
+    assert copy is not None
+    assert copy.select("news2_score", "previous_news2_score").rows() == [(3, None)]
 
 
 def test_a_visit_waits_until_it_is_seen_or_gone() -> None:

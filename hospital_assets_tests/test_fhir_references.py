@@ -102,6 +102,19 @@ def rate(identity: str, value: int, **values: Any) -> dict[str, Any]:
 
 ARRIVED, TRIAGED = since("arrived", "10:01", "10:05"), since("triaged", "10:05", "10:20")
 SEEN_TWICE = [since("in-progress", "11:00"), since("onleave", "10:40", "11:00"), since("in-progress", "10:20"), TRIAGED]
+
+
+def valued(identity: str, code: str, value: float | None, **values: Any) -> dict[str, Any]:
+    coded = {"coding": [{"system": LOINC, "code": code}]}
+    quantity = {} if value is None else {"value": value}
+    return rate(identity, 0, code=coded, valueQuantity=quantity, encounter=E1, **values)
+
+
+PRESSURES = [
+    {"code": {"coding": [{"system": LOINC, "code": code}]}, "valueQuantity": {"value": value, "code": "mm[Hg]"}}
+    for code, value in (("8480-6", 120), ("8462-4", 70))
+]
+
 LANDED = [
     resource("Organization", "h", name="H", type=[PROVIDER], **identified("urn:sites", "7")),
     resource(
@@ -199,6 +212,28 @@ LANDED = [
     measured("words mmHg", "8462-4", {"value": 70, "unit": "mmHg"}),
     measured("words and code", "8310-5", {"value": 98.6, "unit": "degrees", "code": "[degF]"}),
     measured("words of nothing", "59408-5", {"value": 97, "unit": "furlongs"}),
+    # One set, whatever the spelling of its time and its patient.
+    rate("s1", 85, encounter=E1, effectiveDateTime="2026-05-01T14:10:00Z"),
+    valued("s2", "9279-1", 22, subject=queried("Patient", "urn:mrn|15"), effectiveDateTime="2026-05-01T14:10:00.00Z"),
+    valued(
+        "s3",
+        "59408-5",
+        93,
+        subject={"reference": "https://srv.example.org/fhir/Patient/p/_history/2"},
+        effectiveDateTime="2026-05-01T10:10:00-04:00",
+    ),
+    # Sets of their own, of a day of which no time is known: one of a resource and its versions.
+    rate("d1", 95, encounter=E1, effectiveDateTime="2026-05-01"),
+    rate("d2", 150, encounter=E1, effectiveDateTime="2026-05-01"),
+    rate(
+        "d2",
+        96,
+        encounter=E1,
+        effectiveDateTime="2026-05-01",
+        status="amended",
+        meta={"lastUpdated": "2026-05-01T17:00:00-04:00"},
+    ),
+    valued("d3", "85354-9", None, component=PRESSURES, effectiveDateTime="2026-05-01"),
     rate("o4", 71, encounter={"reference": "Encounter/part of part"}, effectiveDateTime="2026-05-01T09:45:00-04:00"),
     rate("o5", 72, encounter={"reference": "Encounter/ward"}, effectiveDateTime="2026-05-01T19:00:00-04:00"),
 ]
@@ -312,6 +347,17 @@ def test_a_unit_is_its_code_else_its_text(case: Case) -> None:
     (found,) = case.cleaned("vitals").filter(heart_rate_bpm=120).select(names).rows()
     assert found[:5] == (120.0, 70.0, 37.0, None, "spo2 97 furlongs")
     assert set(found[5].split(";")) == {"unit_converted", "fahrenheit_converted", "unit_unknown"}
+
+
+def test_a_set_is_what_a_patient_has_at_one_time_however_it_is_written(case: Case) -> None:
+    (one,) = case.cleaned("vitals").filter(heart_rate_bpm=85).iter_rows(named=True)
+    assert (one["respiratory_rate_per_min"], one["spo2_pct"], one["quality_codes"]) == (22, 93, "")
+
+
+def test_of_a_day_alone_each_resource_is_a_set(case: Case) -> None:
+    by_day = case.cleaned("vitals").filter(pl.col("quality_codes").str.contains("measured_time_unknown"))
+    names = ("heart_rate_bpm", "systolic_mmhg", "diastolic_mmhg")
+    assert sorted(by_day.select(names).rows(), key=str) == [(95, None, None), (96, None, None), (None, 120, 70)]
 
 
 def test_contained_resources_are_lines_of_their_own() -> None:

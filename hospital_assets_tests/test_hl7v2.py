@@ -253,6 +253,18 @@ def test_timestamps(written: str) -> None:
     assert iso_time(written) == TIMES[written]
 
 
+def test_when_something_was_observed() -> None:
+    def observed(order: str, own: str) -> str | None:
+        text = message(f"OBR|1|||X|||{order}", f"OBX|1|NM|8867-4^^LN||80|/min|||||F|||{own}")
+        return records(text)[0]["OBX"][0].get("@observed_at")  # type: ignore[no-any-return]
+
+    sent = records(message())[0]["MSH-7"]
+    assert observed("202605011010", "202605011005") == "2026-05-01T10:05:00"
+    assert observed("202605011010", '""') == "2026-05-01T10:10:00"
+    assert observed('""', "") == observed("", "") == observed('""', '""') == sent
+    assert observed("20260501", "") == "2026-05-01"
+
+
 def test_when_an_event_happened() -> None:
     def at(trigger: str, evn: str, pv1: str = "") -> str:
         header = HEADER.replace("A01^ADT_A01", trigger)

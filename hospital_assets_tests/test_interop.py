@@ -249,12 +249,15 @@ def of_patient(message: str, number: int) -> str:
     return message.replace("PID|1||7^", f"PID|1||{number}^")
 
 
+FIVE_PAST = "20260501100500"
+
+
 COLUMNS = ("heart_rate_bpm", "respiratory_rate_per_min", "spo2_pct", "systolic_mmhg")
 
 
 def sets(found: Read, number: int = 7) -> list[tuple[float | None, ...]]:
     of = pl.col("patient_id") == str(number)
-    return found.cleaned("vitals").filter(of).sort("measured_at").select(COLUMNS).rows()
+    return found.cleaned("vitals").filter(of).sort("measured_at", *COLUMNS).select(COLUMNS).rows()
 
 
 VERSIONS: dict[str, tuple[list[str], list[tuple[float | None, ...]]]] = {
@@ -280,6 +283,77 @@ VERSIONS: dict[str, tuple[list[str], list[tuple[float | None, ...]]]] = {
         [oru("20260501101000", ("hr", "80", "F")), oru("20260501101000", ("hr", "90", "F"), at="20260501101000")],
         [(80, None, None, None), (90, None, None, None)],
     ),
+    "taken back by another spelling of its time": (
+        [
+            oru("20260501101000", ("spo2", "69", "F")),
+            oru("20260501101500", ("spo2", "69", "W"), at=f"{FIVE_PAST}-0500"),
+        ],
+        [],
+    ),
+    "by another offset": (
+        [
+            oru("20260501101000", ("spo2", "69", "F")),
+            oru("20260501101500", ("spo2", "69", "D"), at="20260501150500.000+0000"),
+        ],
+        [],
+    ),
+    "by the offset of its message": (
+        [oru("20260501101000", ("spo2", "69", "F")), oru("20260501101500-0500", ("spo2", "96", "C"))],
+        [(None, None, 96, None)],
+    ),
+    "split over messages, in several spellings": (
+        [
+            oru("20260501101000", ("spo2", "91", "F")),
+            oru("20260501101000-0500", ("hr", "80", "F")),
+            oru("20260501101000", ("rr", "20", "F"), at="20260501110500-0400"),
+        ],
+        [(80, 20, 91, None)],
+    ),
+    "not of a fraction of a second later": (
+        [oru("20260501101000", ("hr", "80", "F")), oru("20260501101000", ("hr", "90", "F"), at=f"{FIVE_PAST}.500")],
+        [(80, None, None, None), (90, None, None, None)],
+    ),
+    "of a day alone": (
+        [
+            oru("20260501101000", ("hr", "150", "F"), ("rr", "30", "F"), at="20260501"),
+            oru("20260501141000", ("hr", "80", "F"), at="20260501"),
+        ],
+        [(150, 30, None, None), (80, None, None, None)],
+    ),
+    "of a day alone, written at one moment": (
+        [
+            oru("20260501101000", ("hr", "150", "F"), at="20260501"),
+            oru("20260501101000", ("hr", "80", "F"), ("rr", "20", "F"), at="20260501"),
+        ],
+        [(80, 20, None, None), (150, None, None, None)],
+    ),
+    "of a day alone, sent twice": (
+        [oru("20260501101000", ("hr", "150", "F"), at="20260501")] * 2,
+        [(150, None, None, None)],
+    ),
+    "of a day alone, and at its midnight": (
+        [
+            oru("20260501101000", ("hr", "90", "F"), at="20260501000000"),
+            oru("20260501101000", ("hr", "80", "F"), at="20260501"),
+        ],
+        [(90, None, None, None), (80, None, None, None)],
+    ),
+    "of a day alone, taken back": (
+        [
+            oru("20260501101000", ("hr", "150", "F"), ("rr", "20", "F"), at="20260501"),
+            oru("20260501121000", ("hr", "150", "W"), at="20260501"),
+            oru("20260501141000", ("hr", "80", "F"), at="20260501"),
+        ],
+        [(None, 20, None, None), (80, None, None, None)],
+    ),
+    "of a day alone, corrected": (
+        [
+            oru("20260501101000", ("spo2", "69", "F"), at="20260501"),
+            oru("20260501121000", ("spo2", "96", "C"), at="20260501"),
+        ],
+        [(None, None, 96, None)],
+    ),
+    "of an order without a time": ([oru("20260501101000", ("hr", "80", "F"), at='""')], [(80, None, None, None)]),
     "status final without the value again": (
         [oru("20260501101000", ("hr", "80", "P")), oru("20260501101100", ("hr", "", "U"))],
         [(80, None, None, None)],

@@ -264,8 +264,12 @@ def observed(name: str, at: str, score: int | None = 0, **values: Any) -> dict[s
         "news2_score": score,
         "news2_missing_count": 0 if score is not None else 1,
         "news2_response": response,
+        "quality_codes": "",
         **values,
     }
+
+
+BY_DAY = {"quality_codes": "unit_converted;measured_time_unknown"}
 
 
 def told(
@@ -309,6 +313,8 @@ def test_scores_stand_by_hour_of_the_visit(on: Engine) -> None:
             observed("C", "10:10", 0),
             # Nobody's.
             observed("X", "10:10", 0),
+            # Of no time.
+            observed("B", "+11:01", None, **BY_DAY),
         ],
     )
     out = deterioration.news2_by_hour(sets)
@@ -465,6 +471,8 @@ def test_a_day_whose_sets_of_other_days_have_changed_is_stale(on: Engine) -> Non
     assert stale(after, [sets[0], {**sets[1], "news2_score": 4}, sets[2]]) == [DAY]
     # One that was taken back.
     assert stale(after, sets[:1]) == [DAY]
+    # One of no time.
+    assert stale(after, [*sets, observed("A", "+00:40", None, **BY_DAY)]) == []
 
 
 @pytest.mark.parametrize(("day", "first", "last"), [("06", 4, 10), ("03", 3, 7), ("12", 10, 12)])

@@ -217,6 +217,34 @@ def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -
     assert records(zone, "other_records", ledger)["kind"].to_list() == ["8302-2"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_what_a_set_is_need_not_be_named(zone: LandingZone, own: Own, kind: str) -> None:
+    unnamed = LAB.replace('derived = { observation_id = ["WHO", "AT"] }\n', "")
+    own(unnamed if kind == "csv" else as_json(unnamed))
+    spelled = [{**VALUES[1], "AT": "2026-01-15T10:00:00-06:00"}]
+    # Of no time: two of one day, and one of them again.
+    by_day = [{**VALUES[0], "AT": "2026-01-15", "VALUE": value} for value in ("70", "75", "75")]
+    land(zone, "obs", [*VALUES[:5], *spelled, *by_day], kind)
+    raw = records(zone, "vitals", zone.discover())
+    ids = raw["observation_id"].to_list()
+    assert ids[:4] == [
+        "P1-2026-01-15 10:00:00",
+        "P2-2026-01-15 10:00:00",
+        "P1-2026-01-15 11:00:00",
+        "P1-2026-01-15T10:00:00-06:00",
+    ]
+    assert len({*ids[4:]}) == 2 and all(name.startswith("P1-2026-01-15-") for name in ids[4:])
+    hospitals = lazy(pl.DataFrame({"hospital_id": ["mine:H1"], "time_zone": ["America/Chicago"]}))
+    found = validate_vitals(lazy(raw), hospitals, zone.profiles).collect("polars").to_native()
+    sets = found.filter(pl.col("rule").is_null(), pl.col("patient_id").str.ends_with("P1"))
+    assert sorted(sets.select("heart_rate_bpm", "temperature_c").rows(), key=str) == [
+        (70, None),
+        (75, None),
+        (80, 37),
+        (90, None),
+    ]
+
+
 def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
     profile = LAB.replace('files = ["obs.*"]', 'format = "jsonl"\nfiles = ["obs.*"]\neach = "$.obx"')
     for name, path in {

@@ -42,6 +42,15 @@ TOLD: dict[str, list[tuple[str, bool]]] = {
         (oru("20260501101000", ("spo2", "69", "F"), ("hr", "150", "F")), True),
         (oru("20260501101500", ("spo2", "69", "D")), True),
     ],
+    "posted as wrong, by another spelling of its time": [
+        (oru("20260501101000", ("spo2", "69", "F")), True),
+        (oru("20260501101500", ("spo2", "69", "W"), at="20260501110500-0400"), False),
+    ],
+    "of a day alone": [
+        (oru("20260501101000", ("spo2", "69", "F"), at="20260501"), False),
+        (oru("20260501101500", ("spo2", "69", "F")), True),
+        (oru("20260501102000", ("spo2", "69", "W"), at="20260501"), True),
+    ],
     "the newest of two sets": [
         (oru("20260501101000", ("spo2", "69", "F")), True),
         (oru(LATER, ("spo2", "60", "F"), at=LATER), True),

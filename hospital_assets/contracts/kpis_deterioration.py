@@ -16,8 +16,8 @@ BANDS = tuple(MONITORING_MINUTES)
 _CHILDREN = f"under {thresholds.NEWS2_MINIMUM_AGE_YEARS} years"
 
 _SETS = (
-    "observation sets recorded during the emergency visit, from the earlier of arrival and triage until departure (at "
-    "most three days), by day of arrival"
+    "observation sets recorded at a known time during the emergency visit, from the earlier of arrival and triage "
+    "until departure (at most three days), by day of arrival"
 )
 
 
@@ -43,7 +43,7 @@ class KpiNews2Daily(
             clock="earlier of arrival and triage until the set was recorded, in whole hours.",
             exclusions=f"cancelled visits, sets before arrival or after departure, {_CHILDREN}, "
             "age unknown, sets without all seven parameters. Sets that belong to no known visit have no day of arrival "
-            "and are in no row.",
+            "and are in no row; nor are those of which the day alone is known.",
             variants="a patient counts once for each set: the sick are observed more often.",
         )
     ],

@@ -18,7 +18,7 @@ MIDNIGHT = r"[ T]0{1,2}:00(:00(\.0+)?)?$"
 #: The day that they write before a time of day.
 NO_DAY = r"^(1899-12-3[01]|1900-01-0[01])[ T]"
 #: A date without a time of day: figures in three groups or one, or a month by name; a whole number of days.
-_DAY = (
+DAY = (
     r"^\s*(\d{1,2}[./ -]\d{1,2}[./ -]\d{2,4}|\d{4}[./ -]\d{1,2}[./ -]\d{1,2}|\d{8}|\d{5,6}"
     r"|[0-9., -]*[A-Za-z]{3,}[0-9., -]*)\s*$"
 )
@@ -65,7 +65,7 @@ def without_sum_is_zero(frame: Frame, sums: Mapping[str, str]) -> Frame:
 
 def is_day(text: str) -> nw.Expr:
     """Whether a text is a date without a time of day; such a clock is an unknown time, not midnight."""
-    return ~nw.col(text).str.contains(":", literal=True) & nw.col(text).str.contains(_DAY)
+    return ~nw.col(text).str.contains(":", literal=True) & nw.col(text).str.contains(DAY)
 
 
 def with_point(number: nw.Expr) -> nw.Expr:

@@ -17,7 +17,7 @@ import duckdb
 import polars as pl
 
 from hospital_assets.files import replacing
-from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
+from hospital_assets.landing.clocks import DAY, MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.fixed_width import fixed_records
 from hospital_assets.landing.headers import below_titles, csv_columns, with_line_feeds
 from hospital_assets.landing.profile import (
@@ -179,7 +179,7 @@ def to_canonical(frame: pl.DataFrame, subject: str, spec: Subject, sha: str) -> 
     elif spec.is_selective:
         frame = frame.filter(pl.col("@problem").is_null() & _takes(spec, frame.columns))
     if spec.observations is not None:
-        frame = _gathered(frame, spec.observations)
+        frame = _gathered(frame, spec, spec.observations)
     if spec.events:
         made = _made_events(spec, frame.columns)
         return pl.concat(
@@ -233,6 +233,10 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
             ],
             separator="-",
         )
+    if name == "observation_id" and spec.is_set_by_time:
+        of_record = pl.when(_is_day(spec, landed)).then(pl.col("@record")).map_batches(_digests, pl.String)
+        known = [_csv_column(part, spec, landed) for part in ("patient_id", "measured_at")]
+        return pl.concat_str(*known, separator="-") + pl.coalesce("-" + of_record, pl.lit(""))
     if name == "payload" and spec.observations:
         return pl.col("@payload")
     if name == "payload" and spec.payload:
@@ -243,6 +247,17 @@ def _csv_column(name: str, spec: Subject, landed: Sequence[str]) -> pl.Expr:
     found = [pl.col(source) for source in names if source in landed]
     value = found[0] if found else pl.lit(None, dtype=pl.String)
     return value.str.extract(spec.patterns[name], 1) if name in spec.patterns else value
+
+
+def _is_day(spec: Subject, landed: Sequence[str]) -> pl.Expr:
+    """Whether vital signs are dated without a time of day, as `clocks.is_day`."""
+    at = _csv_column("measured_at", spec, landed)
+    return (~at.str.contains(":", literal=True) & at.str.contains(DAY)).fill_null(False)
+
+
+def _digests(texts: pl.Series) -> pl.Series:
+    digests = (text and hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:12] for text in texts)
+    return pl.Series(texts.name, digests, dtype=pl.String)
 
 
 def _csv_part(part: str, landed: Sequence[str]) -> pl.Expr:
@@ -323,10 +338,12 @@ def _made_events(spec: Subject, landed: Sequence[str]) -> list[pl.Expr]:
     return made
 
 
-def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
+def _gathered(frame: pl.DataFrame, spec: Subject, long: Observations) -> pl.DataFrame:
     """Observation sets: one row for each key, its observations as JSON in `@payload`."""
     names = {code.strip().upper(): name for code, name in long.gathered.items()}
-    by = list(long.by) if set(long.by) <= set(frame.columns) else ["@line"]
+    # Of a day alone nothing says that two records are of one time.
+    own = pl.when(_is_day(spec, frame.columns)).then(pl.col("@line")).alias("@own")
+    by = [*long.by, "@own"] if set(long.by) <= set(frame.columns) else ["@line"]
     code = pl.col(long.code).str.strip_chars().str.to_uppercase()
     value = pl.coalesce(*(pl.col(name) for name in long.values if name in frame.columns), pl.lit(None, dtype=pl.String))
 
@@ -352,7 +369,7 @@ def _gathered(frame: pl.DataFrame, long: Observations) -> pl.DataFrame:
     records = pl.when(pl.len() > 1).then(pl.concat_str(pl.lit("["), joined, pl.lit("]"))).otherwise(joined)
     return (
         frame.sort("@line")
-        .with_columns(pl.struct([value.alias(part) for part, value in observation.items()]).alias("@observation"))
+        .with_columns(own, pl.struct([value.alias(part) for part, value in observation.items()]).alias("@observation"))
         .group_by(by, maintain_order=True)
         .agg(*(pl.col(name).first() for name in kept), pl.col("@observation"), records.alias("@record"))
         .with_columns(

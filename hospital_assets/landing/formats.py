@@ -65,7 +65,7 @@ def normaliser(name: str, names: frozenset[str] = frozenset()) -> Normaliser | N
             listed = ",".join(sorted(wanted or ()))
             return Normaliser(
                 lambda lines: normalised(lines, getattr(lines, "encoding", "utf-8"), wanted),
-                version=2,
+                version=3,
                 is_numbered=True,
                 variant=f"-{hashlib.sha256(listed.encode()).hexdigest()[:8]}" if wanted else "",
             )

@@ -386,9 +386,9 @@ def _of_patient(segments: list[str], common: _Record, read: _Reader) -> _Record:
             read.into(element, kind, segment)
             if kind == "OBR":
                 order += 1
-                ordered_at = element.get("OBR-7")
+                ordered_at = _stated(element, "OBR-7")
             elif kind == "OBX":
-                _observed(element, order, ordered_at or common.get("MSH-7"))
+                _observed(element, order, ordered_at or _stated(common, "MSH-7"))
             record.setdefault(kind, []).append(element)
         elif kind not in seen:
             seen.add(kind)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from hospital_assets.landing.clocks import MIDNIGHT, MINUTES, NO_DAY, SUM
+from hospital_assets.landing.clocks import DAY, MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.formats import normaliser
 from hospital_assets.landing.profile import (
     ELEMENT,
@@ -165,6 +165,9 @@ class _JsonReading:
                 else f"coalesce({', '.join(self.source(name) for name in part)})"
                 for part in parts
             )
+        if name == "observation_id" and spec.is_set_by_time:
+            of_record = f"case when {self.is_day(spec)} then '-' || md5({self.record})[:12] else '' end"
+            return f"{self.column('patient_id', spec)} || '-' || {self.column('measured_at', spec)} || {of_record}"
         if name == "payload" and spec.payload:
             return self._payload(
                 {
@@ -179,6 +182,11 @@ class _JsonReading:
         if name in spec.patterns:
             return f"nullif(regexp_extract({value}, {literal(spec.patterns[name])}, 1), '')"
         return value
+
+    def is_day(self, spec: Subject) -> str:
+        """Whether vital signs are dated without a time of day, as `clocks.is_day`."""
+        at = self.column("measured_at", spec)
+        return f"coalesce(not contains({at}, ':') and regexp_matches({at}, {literal(DAY)}), false)"
 
     def _stripped(self, name: str) -> str:
         return f"nullif(trim({self.source(name)}), '')"
@@ -394,7 +402,9 @@ def _gathered_sql(
         f"case when count(distinct {reading.line}) = 1 then any_value({reading.record}) else '[' || {listed} || ']' end"
     )
     known = _listed(tuple(long.gathered))
-    by = ", ".join(["source_file", "_fallback", *(reading.source(name) for name in long.by)])
+    # Of a day alone nothing says that two records are of one time.
+    own = f"case when {reading.is_day(reading.spec)} then {reading.line} end"
+    by = ", ".join(["source_file", "_fallback", *(reading.source(name) for name in long.by), own])
     last = (
         f"source_file, min({reading.line}) as source_line, "
         f"cast(min({place}) % 1000000 as bigint) as source_part, {record} as record, _fallback, "

@@ -115,6 +115,7 @@ def delivers(spec: Subject, subject: str) -> set[str]:
     if subject == "vitals":
         long = set(spec.observations.gathered.values()) if spec.observations else set()
         named = {*spec.payload, *long}
+        filled |= {"observation_id"} if spec.is_set_by_time else set()
         filled |= named or ({*MEASURED, *SCORED} if "payload" in filled else set())
     return filled - set(spec.unavailable)
 
@@ -338,8 +339,12 @@ class Observations(_Declaration):
     records stay together, word for word, in `record`. The newest version of each observation counts, in whatever file
     it landed, and a withdrawn one is none.
 
+    Unless the subject says what its `observation_id` is, a set is what a patient has at one time, however both are
+    written, in whatever files. What is known by its day alone is of a time of its own: of such a day a set is what one
+    record holds.
+
     Attributes:
-        by: source names that together identify a set.
+        by: source names that together identify a set within a file.
         id: source name of an observation's own id; without one, the set and the code say which observation it is.
         status: source name of its status.
         withdrawn: statuses (case does not matter) that take a value back, or say that there is none.
@@ -547,6 +552,12 @@ class Subject(_Declaration):
             return name
         path = self.each if self.each and name.startswith(ELEMENT) else name
         return re.split(r"[.\[]", re.sub(r"^\$(\[.*?=[^\]]*\])*\.?", "", path))[0].strip('"')
+
+    @property
+    def is_set_by_time(self) -> bool:
+        """Whether a set of its observations is what a patient has at one time: it does not say itself what a set is."""
+        named = self.source_names("observation_id") or {"observation_id"} & {*self.derived, *self.constants}
+        return self.observations is not None and not named
 
     @property
     def is_selective(self) -> bool:

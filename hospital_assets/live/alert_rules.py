@@ -24,7 +24,7 @@ from hospital_assets.assets.cleaned.er_visits import (
     validate_er_visits,
 )
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
-from hospital_assets.assets.cleaned.vitals import STATED_ZERO, validate_vitals
+from hospital_assets.assets.cleaned.vitals import STATED_ZERO, is_timed, validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.registry import Profiles
@@ -104,7 +104,8 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
     """How the patients of some vital signs stand: one signal per observation set, about the patient's visit.
 
     A set that is not critical clears only when it is complete; what is missing may be what was
-    critical. A set without a visit is of the one visit that its patient has now.
+    critical. A set without a visit is of the one visit that its patient has now. One of an unknown time of its day says
+    nothing of how its patient stands.
 
     Args:
         observed: as `scored_vitals` has them.
@@ -112,7 +113,7 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         where: as `places` has them.
     """
     where = pl.DataFrame(schema=PLACES_SCHEMA) if where is None else where
-    observed = _with_visit(observed, where).join(
+    observed = _with_visit(_timed(observed), where).join(
         where.select("visit_id", _department="department_name", _bed="bed_id"), on="visit_id", how="left"
     )
     has_score = pl.col("news2_score") >= settings.news2_score
@@ -272,7 +273,7 @@ def corrected_vitals(
     for signal in sorted(vital_signals(standing, settings, where), key=lambda signal: signal.observed_at):
         if signal.is_raised is not None:
             by_subject[signal.subject] = replace(signal, is_correction=True)
-    ever = found.drop_nulls("measured_at").group_by("subject", "visit_id").agg(pl.col("measured_at").max())
+    ever = _timed(found).drop_nulls("measured_at").group_by("subject", "visit_id").agg(pl.col("measured_at").max())
     for subject, measured_at in ever.select("subject", "measured_at").iter_rows():
         by_subject.setdefault(
             subject,
@@ -297,6 +298,11 @@ def corrected_vitals(
 def _with(frame: pl.DataFrame, **columns: nw.Expr) -> pl.DataFrame:
     """Add columns that the measures define."""
     return nw.from_native(frame).with_columns(**columns).to_native()
+
+
+def _timed(observed: pl.DataFrame) -> pl.DataFrame:
+    """Those vital signs whose time is known."""
+    return nw.from_native(observed).filter(is_timed()).to_native()
 
 
 def _beyond(column: str, side: str, threshold: VitalThreshold) -> pl.Expr:
@@ -380,7 +386,8 @@ def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
         observed: as `scored_vitals` has them.
     """
     return (
-        observed.filter(pl.col("visit_id").is_not_null())
+        _timed(observed)
+        .filter(pl.col("visit_id").is_not_null())
         .sort("measured_at")
         .unique("visit_id", keep="last")
         .select("visit_id", "measured_at", "news2_score", "has_news2_red_parameter")

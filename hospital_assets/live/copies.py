@@ -55,7 +55,9 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         ), observed as (
             select visit_id, max_by(struct_pack(news2_score, has_news2_red_parameter, measured_at),
                                     measured_at, 2) as news2
-            from facts.fact_vitals, newest where service_date >= since and visit_id is not null
+            from facts.fact_vitals, newest
+            where service_date >= since and visit_id is not null
+              and not contains(quality_codes, 'measured_time_unknown')
             group by visit_id
         )
         select f.visit_id, c.patient_id, c.hospital_id, d.department_name, f.triage_level,

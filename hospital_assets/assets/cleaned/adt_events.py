@@ -8,7 +8,9 @@ import narwhals as nw
 from hospital_assets.assets.cleaned.rules import (
     PLACEHOLDER,
     Rule,
+    at_the_latest,
     codes,
+    day_end,
     first_broken,
     identity,
     in_future,
@@ -99,10 +101,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     frame = read_clocks(
         frame, profiles, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
     ).with_columns(_is_day=nw.coalesce(is_day("event_at"), nw.lit(False)))
-    frame = frame.with_columns(
-        _day_end=nw.when(nw.col("_is_day")).then(nw.col("_event").dt.offset_by("1439m")),
-        _day_end_offset_minutes="_event_offset_minutes",
-    ).drop("event_at", "visit_start_at", "recorded_at")
+    frame = frame.with_columns(**day_end("_event")).drop("event_at", "visit_start_at", "recorded_at")
     frame = resolve_instants(
         frame,
         {"event_at": "_event", "_day_end_at": "_day_end", "visit_start_at": "_start", "recorded_at": "_recorded"},
@@ -110,15 +109,8 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     )
     # In the hour that happens twice, an event follows the visit's start.
     frame = in_order(frame, ["visit_start_at", "event_at"])
-    was_written_that_day = (nw.col("recorded_at") >= nw.col("event_at")) & (
-        nw.col("recorded_at") <= nw.col("_day_end_at")
-    )
     frame = frame.with_columns(
-        event_at=nw.when(~nw.col("_is_day"))
-        .then(nw.col("event_at"))
-        .when(was_written_that_day)
-        .then(nw.col("recorded_at"))
-        .otherwise(nw.col("_day_end_at")),
+        event_at=at_the_latest("event_at"),
         event_type=nw.coalesce(mapped(profiles, "event_type"), text("event_type")).str.to_uppercase(),
     )
     is_about_person = nw.col("event_type").is_in(ADT_PERSON_EVENTS)

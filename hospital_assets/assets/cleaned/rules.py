@@ -289,6 +289,29 @@ def outside_period(period: Period | None, local: str) -> nw.Expr:
     return (day < nw.lit(period.first)) | (day >= nw.lit(period.end))
 
 
+def day_end(clock: str) -> dict[str, nw.Expr]:
+    """The wall clock `_day_end`: the end of the day of another one that is known by its day alone (`_is_day`)."""
+    return {
+        "_day_end": nw.when(nw.col("_is_day")).then(nw.col(clock).dt.offset_by("1439m")),
+        "_day_end_offset_minutes": nw.col(f"{clock}_offset_minutes"),
+    }
+
+
+def at_the_latest(at: str) -> nw.Expr:
+    """The instant `at`; of what is known by its day alone (`_is_day`) the latest moment it can have been.
+
+    That is `_day_end_at`, or `recorded_at` if it was written that day.
+    """
+    was_written_that_day = (nw.col("recorded_at") >= nw.col(at)) & (nw.col("recorded_at") <= nw.col("_day_end_at"))
+    return (
+        nw.when(~nw.col("_is_day"))
+        .then(nw.col(at))
+        .when(was_written_that_day)
+        .then(nw.col("recorded_at"))
+        .otherwise(nw.col("_day_end_at"))
+    )
+
+
 def in_future(profiles: Profiles, at: str, written: str) -> nw.Expr:
     """Whether something happened too long after its record was written, as its profile has it.
 

@@ -13,8 +13,11 @@ from hospital_assets.assets.cleaned.rules import (
     PLACEHOLDER,
     SUPERSEDED,
     Rule,
+    at_the_latest,
     codes,
+    day_end,
     first_broken,
+    has_code,
     identity,
     in_future,
     is_blank,
@@ -34,6 +37,7 @@ from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
@@ -52,6 +56,14 @@ MEASURED_AT_ASSUMED = Rule(
     "measured_at_assumed",
     "The source has no time of measurement; its profile names the clock that stands for it.",
     "flag",
+)
+MEASURED_TIME_UNKNOWN = Rule(
+    "measured_time_unknown",
+    "The measurement is dated without a time of day: an unknown time, not midnight. It stands at the latest moment it "
+    "can have been (the end of that day, or when its record was written that day), makes no set with others and has no "
+    "NEWS2; no KPI counts it, and it raises and ends no alert.",
+    "flag",
+    "HL7 v2 chapter 2A, DTM: precision",
 )
 FAHRENHEIT_CONVERTED = Rule("fahrenheit_converted", "The temperature was sent in degrees Fahrenheit.", "correct")
 FAHRENHEIT_INFERRED = Rule(
@@ -143,6 +155,7 @@ RULES = (
     OUTSIDE_PERIOD,
     PLACEHOLDER,
     MEASURED_AT_ASSUMED,
+    MEASURED_TIME_UNKNOWN,
     FAHRENHEIT_CONVERTED,
     FAHRENHEIT_INFERRED,
     CELSIUS_INFERRED,
@@ -256,13 +269,15 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Pe
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )
+    frame = frame.with_columns(_is_day=nw.coalesce(is_day("measured_at"), nw.lit(False)))
     gathered = sources_of(profiles, "vitals", _is_gathered)
     frame = _with_texts(frame, profiles, gathered)
     frame = _with_mapped(frame, profiles)
-    frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"}).drop(
-        "measured_at", "recorded_at"
-    )
-    frame = resolve_instants(frame, {"measured_at": "_measured", "recorded_at": "_recorded"}, "time_zone")
+    frame = read_clocks(frame, profiles, "vitals", {"_measured": "measured_at", "_recorded": "recorded_at"})
+    frame = frame.with_columns(**day_end("_measured")).drop("measured_at", "recorded_at")
+    frame = resolve_instants(
+        frame, {"measured_at": "_measured", "_day_end_at": "_day_end", "recorded_at": "_recorded"}, "time_zone"
+    ).with_columns(measured_at=at_the_latest("measured_at"))
     frame = local_clocks(frame, {"measured_local": "measured_at"}, "time_zone")
     frame = read_numbers(
         frame,
@@ -323,6 +338,7 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Pe
         quality_codes=codes(
             placeholders("_measured", "_recorded"),
             (MEASURED_AT_ASSUMED, ~is_blank("measured_at_source")),
+            (MEASURED_TIME_UNKNOWN, nw.col("_is_day")),
             (FAHRENHEIT_CONVERTED, nw.col("_is_fahrenheit")),
             (FAHRENHEIT_INFERRED, nw.col("_is_inferred_fahrenheit")),
             (CELSIUS_INFERRED, nw.col("_is_inferred_celsius")),
@@ -337,8 +353,8 @@ def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Pe
             (ON_OXYGEN_UNKNOWN, nw.col("is_on_oxygen").is_null() & ~is_blank("_on_oxygen")),
             (SCORE_INVALID, nw.any_horizontal(*invalid, ignore_nulls=True)),
             (PAIN_NOT_NUMERIC, nw.col("pain_score").is_null() & ~is_blank("_pain_text")),
-            (AMBIGUOUS_HOUR, nw.col("measured_at") != nw.col("measured_at_second")),
-            (MISSING_HOUR, nw.col("measured_at_is_missing")),
+            (AMBIGUOUS_HOUR, ~nw.col("_is_day") & (nw.col("measured_at") != nw.col("measured_at_second"))),
+            (MISSING_HOUR, ~nw.col("_is_day") & nw.col("measured_at_is_missing")),
             *((rule, nw.col(f"_{parameter}_is_out")) for parameter, rule in OUT_OF_BOUNDS.items()),
         ),
     )
@@ -356,6 +372,16 @@ def _is_gathered(spec: Subject) -> bool:
     return any(own.observations is not None for own in spec.layouts)
 
 
+def _is_set_by_time(spec: Subject) -> bool:
+    """Whether a set of a source is what a patient has at one time."""
+    return any(own.is_set_by_time for own in spec.layouts)
+
+
+def is_timed() -> nw.Expr:
+    """Whether the time of cleaned vital signs is known, and not their day alone."""
+    return ~has_code(MEASURED_TIME_UNKNOWN)
+
+
 #: Column of a text -> where a payload of a whole set has it.
 _TEXTS = {
     **{f"_{parameter}_text": f"$.{parameter}.value" for parameter in HARD_BOUNDS},
@@ -368,6 +394,8 @@ _TEXTS = {
 }
 _PLACE = ("source_file", "source_line", "source_part")
 _SET = ("source_profile", PARTITION_COLUMN, "observation_id")
+#: What observations share that are of a patient at one time, or of a day of which no time is known.
+_AT = ("source_profile", "patient_id", "_stated_at", "_is_day")
 #: A place in a payload is the line of its message, times this, and its part of it.
 _PARTS = 1_000_000
 
@@ -380,7 +408,7 @@ def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Fr
     is_gathered = nw.col("source_profile").is_in(gathered)
     # First of all, so that the payload is not carried through what follows.
     whole = json_fields(frame.filter(~is_gathered), "payload", _TEXTS).with_columns(_is_withdrawn=nw.lit(False))
-    single = frame.filter(is_gathered)
+    single = _with_sets(frame.filter(is_gathered), profiles)
     sets = single.drop("payload").join(_newest_texts(single, profiles), on=list(_SET), how="left")
     sets = sets.with_columns(
         _is_withdrawn=nw.col("_count").is_null(),
@@ -389,6 +417,22 @@ def _with_texts(frame: Frame, profiles: Profiles, gathered: Sequence[str]) -> Fr
     )
     names = [name for name in frame.columns if name != "payload"] + [*_TEXTS, "_is_withdrawn"]
     return nw.concat([whole.select(*names), sets.select(*names)], how="vertical")
+
+
+def _with_sets(records: Frame, profiles: Profiles) -> Frame:
+    """Give the records of a patient at one time one `observation_id`, and add `_stated_at`, that time.
+
+    Records may write the patient and the time in several ways; the first of what they make of them, as texts, stands
+    for all.
+    """
+    records = read_clocks(records, profiles, "vitals", {"_stated": "measured_at"})
+    records = resolve_instants(records, {"_stated_at": "_stated"}, "time_zone")
+    is_known = ~nw.col("_is_day") & ~is_blank("patient_id") & ~nw.col("_stated_at").is_null()
+    by_time = nw.col("source_profile").is_in(sources_of(profiles, "vitals", _is_set_by_time))
+    of_all = nw.col("observation_id").min().over(PARTITION_COLUMN, *_AT)
+    return records.with_columns(
+        observation_id=nw.when(by_time & is_known).then(of_all).otherwise(nw.col("observation_id"))
+    )
 
 
 def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
@@ -400,9 +444,8 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     declared = [long for _, layout in layouts_of(profiles, "vitals") if (long := layout.observations) is not None]
     units = list(dict.fromkeys(["unit", *(part for long in declared for part in long.units)]))
     parts = ("sign", "code", "value", *units, "written", "place", "id", "status", "comparator")
-    each = json_rows(
-        records.select(*_SET, *_PLACE, "time_zone", "recorded_at", "payload"), "payload", "observations", parts
-    )
+    names = dict.fromkeys((*_SET, *_PLACE, *_AT, "time_zone", "recorded_at", "payload"))
+    each = json_rows(records.select(*names), "payload", "observations", parts)
     each = each.with_columns(_written_text=nw.coalesce("written", "recorded_at"), unit=_first_known(units))
     each = read_clocks(each, profiles, "vitals", {"_written": "_written_text"}, suffix="_text")
     each = resolve_instants(each, {"_written_at": "_written"}, "time_zone")
@@ -419,6 +462,7 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     )
     # An observation without an id that states no value is no version of another.
     each = each.filter(nw.col("_is_withdrawn") | ~nw.col("id").is_null() | ~nw.col("value").is_null())
+    each = _without_taken_back_by_day(each)
     newest_first = ["_has_written", "_written_at", "_weight", "_place", "value", "unit"]
     each = (
         each.with_columns(
@@ -446,6 +490,21 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     }
     each = each.with_columns(**{out: of(*found) for out, found in signs.items()})
     return each.group_by(*_SET).agg(nw.len().alias("_count"), *(nw.col(out).max() for out in signs))
+
+
+def _without_taken_back_by_day(each: Frame) -> Frame:
+    """Observations without those of a day alone that a later one of that day takes back or corrects.
+
+    Nothing but its day and its code says which one is meant, so that it is all that were written before.
+    """
+    of_day = nw.col("_is_day") & nw.col("id").is_null()
+    taken_back = (
+        each.filter(of_day, nw.col("_weight") > 0)
+        .group_by(*_AT, "code")
+        .agg(_taken_back_at=nw.col("_written_at").max())
+    )
+    is_left = nw.coalesce(of_day & (nw.col("_written_at") < nw.col("_taken_back_at")), nw.lit(False))
+    return each.join(taken_back, on=[*_AT, "code"], how="left").filter(~is_left).drop("_taken_back_at")
 
 
 def _first_known(units: Sequence[str]) -> nw.Expr:

@@ -3,6 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.vitals import is_timed
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key, time_key
@@ -49,7 +50,9 @@ def scored(observations: Frame, patients: Frame) -> Frame:
         age_years=age_in_years("birth_date", "measured_local", "age_at_extract_years"),
         spo2_scale=nw.coalesce(nw.col("spo2_scale"), nw.lit(1)),
     )
-    return frame.with_columns(**points()).with_columns(**scores())
+    # Parameters of unknown times are no set: none of them counts.
+    of_one_time = {name: nw.when(is_timed()).then(parameter) for name, parameter in points().items()}
+    return frame.with_columns(**of_one_time).with_columns(**scores())
 
 
 def other_observations(stored: Frame, observations: Frame, visits: Frame) -> Frame:
@@ -63,7 +66,9 @@ def other_observations(stored: Frame, observations: Frame, visits: Frame) -> Fra
     elsewhere = (
         visits.select("visit_id", "service_date", "arrival_at")
         .join(
-            observations.select("visit_id", "measured_at", "news2_score", _measured_date=nw.col("service_date")),
+            observations.filter(is_timed()).select(
+                "visit_id", "measured_at", "news2_score", _measured_date=nw.col("service_date")
+            ),
             on="visit_id",
             how="inner",
         )

@@ -6,6 +6,7 @@ All count for the day of arrival, whenever a set was recorded: an evening's obse
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.vitals import is_timed
 from hospital_assets.assets.declare import days_around, several_tables
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.totals import distinct_count, rates
@@ -109,7 +110,7 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
 
 
 def sets_of(visits: Frame, observations: Frame) -> Frame:
-    """The observation sets of visits, with what is known of the visit and where in it they lie.
+    """The observation sets of visits, of known times, with what is known of the visit and where in it they lie.
 
     Args:
         visits: as from `present`.
@@ -120,7 +121,7 @@ def sets_of(visits: Frame, observations: Frame) -> Frame:
         news2_score, news2_band, is_full, has_emergency_score, minutes (since the start), is_before and is_after
         (recorded before the visit, after it).
     """
-    sets = observations.select(
+    sets = observations.filter(is_timed()).select(
         "visit_id",
         "observation_id",
         "measured_at",
