@@ -297,6 +297,21 @@ def test_character_sets(charset: str, codec: str, tmp_path: Path) -> None:
     assert [record["PID-5"] for record in landed(tmp_path / "m.hl7")] == [name, "Mélanie"]
 
 
+@pytest.mark.parametrize("charset", ["ISO IR87", "~ISO IR87", "ASCII~ISO IR14~ISO IR159"])
+def test_a_character_set_of_escape_sequences_hides_no_delimiter(charset: str, tmp_path: Path) -> None:
+    # Each has a byte of one of the delimiters.
+    named = dict(zip("|^~\\&", "万五京倍侃", strict=True))
+    assert all(one.encode() in character.encode("iso2022_jp")[3:5] for one, character in named.items())
+    last, first = "山田" + named["|"] + named["^"], named["~"] + named["\\"] + named["&"]
+    header = HEADER + f"||||||{charset}"
+    said = message(f"PID|1||7||{last}^{first}||19800102|F", header=header).encode("iso2022_jp")
+    other = message("PID|1||8||Neil\x1b$B||19800103|M").encode()
+    (tmp_path / "m.hl7").write_bytes(said + other)
+    one, two = landed(tmp_path / "m.hl7")
+    assert [one[name] for name in ("PID-5", "PID-5.2", "PID-7", "PID-8")] == [last, first, "1980-01-02", "F"]
+    assert (two["PID-5"], two["PID-8"]) == ("Neil\x1b$B", "M")
+
+
 def test_a_message_sent_again_has_the_same_digest() -> None:
     again = HEADER.replace("20260501120000", "20260501120500")
     first, second, third = (

@@ -71,9 +71,12 @@ _CODECS = {
     "UTF-8": "utf-8",
     "GB 18030-2000": "gb18030",
     "BIG-5": "big5",
-    "ISO IR87": "iso2022_jp",
     "KS X 1001": "euc_kr",
 }
+#: The same for sets whose characters are bytes of ASCII behind escape sequences (ISO 2022): delimiters among them are
+#: none, so that a message is read by these before it is taken apart.
+_ESCAPED_CODECS = dict.fromkeys(("ISO IR13", "ISO IR14", "ISO IR87", "ISO IR159"), "iso2022_jp_ext")
+_ESCAPE = "\x1b"
 
 #: HL7's null: delete what you have.
 NULL = '""'
@@ -308,9 +311,11 @@ def _records(
         return
     segments = found.segments
     if encoding == "latin-1" and not verbatim.isascii():
-        charset = header.split(delimiters.field)[17:18]
-        codec = _CODECS.get((charset or [""])[0].split(delimiters.repetition)[0].strip().upper())
-        segments = _redecoded(verbatim, codec).split("\r")
+        segments = _redecoded(verbatim, _CODECS.get(_charsets(header, delimiters)[0])).split("\r")
+    elif _ESCAPE in verbatim and verbatim.isascii():
+        # The first set (often left out: ASCII) may be followed by those that are escaped to.
+        escaped = next(filter(None, map(_ESCAPED_CODECS.get, _charsets(header, delimiters))), None)
+        segments = _redecoded(verbatim, escaped).split("\r")
     read = readers.get(delimiters) or readers.setdefault(delimiters, _Reader(delimiters, wanted))
     common: _Record = {}
     read.offset = ""
@@ -624,6 +629,12 @@ def _record_number(repetitions: list[str], component: str) -> int:
             if kind == [wanted] and repetitions[place].split(component)[0]:
                 return place
     return next((place for place, text in enumerate(repetitions) if text), 0)
+
+
+def _charsets(header: str, delimiters: Delimiters) -> list[str]:
+    """What MSH-18 names."""
+    declared = (header.split(delimiters.field)[17:18] or [""])[0]
+    return [name.strip().upper() for name in declared.split(delimiters.repetition)]
 
 
 def _redecoded(text: str, codec: str | None) -> str:
