@@ -563,8 +563,9 @@ def test_the_sample_messages_are_all_accounted_for(samples: Path, tmp_path: Path
     assert found.quarantined("adt_events") == {"hospital_unknown": 1, "event_before_visit": 1}
     # One message tells of a whole emergency visit, in class E.
     assert found.cleaned("er_visits")["source_file"].to_list() == ["hl7v2-adt/ADT04-251.hl7"]
-    # Two messages tell of one set; the others were measured ten years after their message was written.
-    assert found.cleaned("vitals")["heart_rate_bpm"].to_list() == [44.0]
+    # Two messages tell of a day alone, each of its own time; the others of ten years after they were sent.
+    by_day = found.cleaned("vitals").select("heart_rate_bpm", "quality_codes").rows()
+    assert by_day == [(44.0, "measured_time_unknown")] * 2
 
 
 def test_deliberately_invalid_messages(samples: Path, tmp_path: Path) -> None:  # noqa: F811
