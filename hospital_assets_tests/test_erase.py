@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 
 from hospital_assets.access.audit import AuditLog
 from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
+from hospital_assets.alerts.settings import NotifierSettings
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import at_work, watch_lock
 from hospital_assets.cli import main
@@ -41,6 +42,7 @@ from hospital_assets.recovery.erase import (
     EraseError,
     Erasure,
     Person,
+    delete_alerts,
     erase_person,
     find_person,
     find_traces,
@@ -335,6 +337,28 @@ def test_who_is_gone_from_the_tables_is_found_in_what_landed(tmp_path: Path) -> 
 
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
+
+
+def test_messages_about_the_person_go_with_their_alerts(tmp_path: Path) -> None:
+    settings = Settings(tmp_path)
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    notifier = NotifierSettings(name="ward", kind="log")
+    with contextlib.closing(Outbox(outbox_file(settings), [notifier])) as outbox:
+        signals = [
+            Signal("critical_vitals", v, at, True, "critical", "NEWS2 9", hospital_id="H1") for v in ("V1", "V10")
+        ]
+        outbox.record(signals, at)
+    with contextlib.closing(sqlite3.connect(outbox_file(settings))) as connection:
+        connection.execute(
+            "insert into silences select alert_id, alert_key, null, null, null, '2026', 'x', 'x', '2026' from alerts"
+        )
+        connection.commit()
+    # An alert, its signal, its message, its silence.
+    assert delete_alerts(settings, PERSON) == 4
+    with contextlib.closing(sqlite3.connect(outbox_file(settings))) as connection:
+        for table in ("alerts", "signals", "deliveries", "silences"):
+            assert connection.execute(f"select count(*) from {table}").fetchall() == [(1,)], table
+        assert connection.execute("select count(*) from deliveries join alerts using (alert_id)").fetchall() == [(1,)]
 
 
 class Killed(BaseException):

@@ -29,7 +29,7 @@ from pathlib import Path
 import duckdb
 
 from hospital_assets.access.audit import Event, audited, system_actor
-from hospital_assets.alerts.outbox import outbox_file
+from hospital_assets.alerts.outbox import Outbox, outbox_file
 from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import read_state, replace_text, replacing
@@ -511,17 +511,21 @@ def delete_alerts(settings: Settings, person: Person) -> int:
     if not file.exists():
         return 0
     pattern = person.pattern
+    # One that an older version wrote may lack a table.
+    Outbox(file).close()
     with contextlib.closing(sqlite3.connect(file, timeout=30)) as connection:
         connection.execute("pragma secure_delete = on")
+        connection.create_function("is_theirs", 1, lambda value: pattern.search(str(value or "").encode()))
         deleted = 0
-        tables = [
-            name for (name,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall()
-        ]
-        for table in tables:
-            rows = connection.execute(f"select rowid, * from {quoted(table)}").fetchall()
-            hits = [(r[0],) for r in rows if any(pattern.search(str(v).encode()) for v in r[1:])]
-            connection.executemany(f"delete from {quoted(table)} where rowid = ?", hits)
-            deleted += len(hits)
+        # Messages go first: they know their alert by its id alone.
+        for table, condition in (
+            ("deliveries", "alert_id in (select alert_id from alerts where is_theirs(subject))"),
+            ("silences", "is_theirs(alert_key)"),
+            ("signals", "is_theirs(alert_key)"),
+            ("alerts", "is_theirs(subject)"),
+            ("visits", "is_theirs(visit_id)"),
+        ):
+            deleted += connection.execute(f"delete from {table} where {condition}").rowcount
         connection.commit()
         connection.execute("vacuum")
         connection.execute("pragma wal_checkpoint(truncate)")
