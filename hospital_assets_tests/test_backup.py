@@ -835,7 +835,7 @@ def test_the_doctor_looks_at_backups(home: Settings, folder: Path, identity: tup
 def test_an_erasure_is_noted_where_backups_are(home: Settings, folder: Path) -> None:
     shutil.rmtree(home.data_dir / "erasures")
     folder.write_text("in the way")
-    replace_text(home.landing / "native" / "p.csv", "id\nP-815\n")
+    replace_text(home.landing / "native" / "p.csv", "patient_id\nP-815\n")
     erasure = plan_erasure(home, "P-815", SecretKey(b"k" * 32))
 
     def rebuild(_: bool) -> list[str]:

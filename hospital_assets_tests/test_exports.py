@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.cli import main
+from hospital_assets.files import replace_text
 from hospital_assets.landing.profile import SUBJECTS, Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles, profile_text
 from hospital_assets.landing.zone import LandingZone
@@ -503,10 +504,11 @@ def test_an_export_is_an_asset_and_its_half_is_erased_like_any_file(tmp_path: Pa
     (spec,) = source_assets([profile_of("https://ehr.example.org/fhir")])
     assert spec.kinds == {"fhir"} and spec.metadata["from"] == "https://ehr.example.org/fhir"
     stops = iter([*[False] * 5, *[True] * 99])
-    with ehr(tmp_path) as (_, look):
+    with ehr(tmp_path) as (fake, look):
         assert look(until=lambda: next(stops)).waiting == 1
-        person = Person(("p3",), ())
-        stripped = strip_landing(Settings(tmp_path), person)
+        settings = Settings(tmp_path)
+        replace_text(settings.profiles_folder / "ehr.toml", text_of(fake.url))
+        stripped = strip_landing(settings, Person(("ehr:p3",)))
         assert sum(one.records for one in stripped) == 1
         assert look().brought == 3
     assert not [body for body in landed(tmp_path).values() if b'"p3"' in body and b"Encounter" not in body]

@@ -125,8 +125,11 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     done = erase_person(settings, erasure, _rebuild(settings))
     count = sum(file.records for file in done.stripped)
     when = " this time" if erasure.was_begun else ""
-    outcome = f"left in {'; '.join(done.left)}" if done.left else "found nowhere any more"
+    nowhere = f"found nowhere any more{' but in what is of others' if done.mentions else ''}"
+    outcome = f"left in {'; '.join(done.left)}" if done.left else nowhere
     print(f"{count} records of {len(done.stripped)} landed files and {done.alerts} of alerts removed{when}; {outcome}")
+    if done.mentions:
+        print(f"what is of others and holds one of the numbers was left as it is: {'; '.join(done.mentions)}")
     if done.unsearched:
         print(
             f"torn, too large or under a password, so not searched whole: {'; '.join(done.unsearched)}", file=sys.stderr

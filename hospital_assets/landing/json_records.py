@@ -54,7 +54,7 @@ def json_relation(
     if laid_out is not None:
         pieces = [piece for file in files for piece in pieces_of(file, spec, spool, named)]
         lines = _numbered_lines(connection, pieces, laid_out.is_numbered) if pieces else _NO_LINES
-        checked = lines if laid_out.is_numbered else _checked_lines(lines)
+        checked = lines if laid_out.is_numbered else checked_lines(lines)
         passes = math.ceil(sum(piece.stat().st_size for piece, *_ in pieces) / _GATHERED_BYTES)
         if spec.observations is not None and passes > 1 and "payload" in names:
             return _gathered_in_passes(connection, json_query(names, spec, checked), passes)
@@ -78,7 +78,7 @@ def json_relation(
             -- Trimming long lines is slow, and a line that starts with a letter is not blank.
             where ascii(line) > 32 or trim(line, chr(32) || chr(9) || chr(13)) <> ''"""
         )
-    checked = _checked_lines(" union all ".join(sources) or _NO_LINES)
+    checked = checked_lines(" union all ".join(sources) or _NO_LINES)
     return connection.sql(json_query(names, spec, checked).sql)
 
 
@@ -90,7 +90,7 @@ _NO_LINES = (
 )
 
 
-def _checked_lines(lines: str) -> str:
+def checked_lines(lines: str) -> str:
     """SQL of lines with whether each is a JSON object."""
     return f"""
         -- JSON is an object when it opens like one (123 is the brace); json_type would parse it

@@ -13,7 +13,6 @@ is append-only: it keeps that somebody was erased, by a keyed hash of the number
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import hmac
 import json
@@ -22,6 +21,7 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,17 +38,16 @@ from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
 from hospital_assets.publishing.targets.postgres import DSN_VARIABLE
 from hospital_assets.recovery.backup import backups, note_erasure, staging_folder
+from hospital_assets.recovery.landed import Holding, LandedSearch
 from hospital_assets.recovery.mirror import assert_deletable, delete_mirror, mirror_to_search
 from hospital_assets.recovery.objects import BackupError
-from hospital_assets.recovery.records import entries_of, lines_of, without_records
 from hospital_assets.recovery.snapshots import snapshots_folder
-from hospital_assets.recovery.spellings import GZIP, Finder, as_utf8, like, pieces, unpack
+from hospital_assets.recovery.spellings import Finder, pieces
+from hospital_assets.recovery.whose import PERSON_COLUMNS, VISIT_COLUMNS, Person
 from hospital_assets.settings import EngineSettings, Settings, SettingsError
-from hospital_assets.warehouse.database import Warehouse, open_warehouse
+from hospital_assets.warehouse.database import Warehouse, open_warehouse, scratch_connection
 from hospital_assets.warehouse.dialect import literal, quoted
 
-#: Columns by which a record says whose it is.
-_RECORD_COLUMNS = ("patient_id", "prior_patient_id")
 #: Variables that name a place outside the data directory, and what of a person can be there.
 OUTSIDE: Mapping[str, str] = {
     "HOSPITAL_LAKE": "the lake",
@@ -59,49 +58,10 @@ OUTSIDE: Mapping[str, str] = {
     "HOSPITAL_AUDIT_ANCHORS": "anchors of the audit, which name nobody",
 }
 _UNFINISHED = ".erasing"
-#: A shorter number of a source of a namespace could be any other value of a record.
-_SHORTEST_BARE = 5
 
 
 class EraseError(ValueError):
     """A person cannot be erased; nothing was changed, or nothing more."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """Everything a person is called.
-
-    Attributes:
-        record_numbers: of the person, merged ones included.
-        visit_numbers: of all visits under any of them.
-        references: what FHIR resources call the person and the visits, as in `Patient/17`.
-    """
-
-    record_numbers: tuple[str, ...]
-    visit_numbers: tuple[str, ...]
-    references: tuple[str, ...] = ()
-
-    def __or__(self, other: Person) -> Person:
-        """Everything that either is called."""
-        return Person(
-            tuple(sorted({*self.record_numbers, *other.record_numbers})),
-            tuple(sorted({*self.visit_numbers, *other.visit_numbers})),
-            tuple(sorted({*self.references, *other.references})),
-        )
-
-    @property
-    def pattern(self) -> Finder:
-        """Finds any of the numbers or references where it is not part of a longer one."""
-        return self.within("")
-
-    def within(self, namespace: str) -> Finder:
-        """Finds them as a source of a namespace writes them: `mimic:17` is 17 there."""
-        numbers = (*self.record_numbers, *self.visit_numbers)
-        if namespace:
-            start = f"{namespace}:"
-            own = (name.removeprefix(start) for name in numbers if name.startswith(start))
-            numbers = (*numbers, *(name for name in own if len(name) >= _SHORTEST_BARE))
-        return Finder(numbers, self.references)
 
 
 @dataclass(frozen=True)
@@ -131,6 +91,7 @@ class Erased:
         failures: what failed when everything was built anew.
         left: where the person still is.
         unsearched: files that could not be searched whole.
+        mentions: landed files in which others' records hold the person's number, with the first lines.
     """
 
     stripped: tuple[Stripped, ...]
@@ -138,6 +99,7 @@ class Erased:
     failures: tuple[str, ...]
     left: tuple[str, ...]
     unsearched: tuple[str, ...] = ()
+    mentions: tuple[str, ...] = ()
 
     @property
     def is_done(self) -> bool:
@@ -183,8 +145,7 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         except EraseError:
             # Gone from the tables, or never in them, but not from what has landed.
             person = Person((record_number,), ())
-            finder = person.pattern
-            if not any(finder.search(text) for _, text in _landed(settings)):
+            if not any(held.records for _, held in _held(settings, person)):
                 raise
         hashed = hmac.new(key.derived("erased"), record_number.encode(), hashlib.sha256).hexdigest()[:16]
         begun = Erasure(person, hashed, bool(published_audiences(settings.data_dir)))
@@ -192,7 +153,7 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         # More of the person may have landed since.
         with contextlib.suppress(EraseError), open_warehouse(settings.warehouse_file) as warehouse:
             begun = replace(begun, person=begun.person | find_person(warehouse, record_number))
-    return replace(begun, person=with_references(settings, begun.person))
+    return replace(begun, person=as_landed(settings, begun.person))
 
 
 def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool], Sequence[str]]) -> Erased:
@@ -229,7 +190,7 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
         except OSError as error:
             reasons.append("it could not be noted beside the backups")
             failures = (*failures, f"{reasons[-1]}: {error.strerror}")
-        erased = Erased(tuple(stripped), alerts, failures, search.left, search.unsearched)
+        erased = Erased(tuple(stripped), alerts, failures, search.left, search.unsearched, search.mentions)
         ending.row_count = sum(file.records for file in stripped)
         ending.failure = "; ".join([*(f"left in {place}" for place in search.left), *reasons])
         if erased.is_done:
@@ -284,61 +245,48 @@ def find_person(warehouse: Warehouse, record_number: str) -> Person:
     visits: set[str] = set()
     for contract in CONTRACTS.values():
         names = set(contract.column_names)
-        if contract.layer not in ("raw", "cleaned") or not warehouse.exists(contract):
+        if contract.layer != "cleaned" or "visit_id" not in names or not warehouse.exists(contract):
             continue
-        for record in set(_RECORD_COLUMNS) & names:
-            if "visit_id" in names:
-                visits |= {
-                    v
-                    for (v,) in connection.execute(
-                        f"select distinct visit_id from {contract.qualified_name} "
-                        f"where {record} in (select unnest(?)) and visit_id is not null",
-                        [[record_number, *numbers]],
-                    ).fetchall()
-                }
+        for column in set(PERSON_COLUMNS) & names:
+            visits |= {
+                v
+                for (v,) in connection.execute(
+                    f"select distinct visit_id from {contract.qualified_name} "
+                    f"where {column} in (select unnest(?)) and visit_id is not null",
+                    [[record_number, *numbers]],
+                ).fetchall()
+            }
     if not numbers and not visits:
         raise EraseError("nobody has this record number; nothing was changed")
     return Person(tuple(sorted({record_number, *numbers})), tuple(sorted(visits)))
 
 
-def with_references(settings: Settings, person: Person) -> Person:
-    """The person with what the landed FHIR resources call them and their visits.
+def as_landed(settings: Settings, person: Person) -> Person:
+    """The person with what landed records of theirs call their visits, and what FHIR resources call either.
 
     An observation names its patient by reference; it is the person's all the same.
     """
-    references = set(person.references)
     while True:
-        known = replace(person, references=tuple(sorted(references)))
-        pattern, before = known.pattern, len(references)
-        for _, text in _landed(settings):
-            if b'"resourceType"' not in text or not pattern.search(text):
-                continue
-            pieces = entries_of(text)
-            for start, end in pieces or lines_of(text, is_csv=False):
-                if not pattern.search(text, start, end):
-                    continue
-                # A line may be a bundle, too.
-                inner = entries_of(text[start:end]) if not pieces else None
-                for first, last in inner or [(0, end - start)]:
-                    piece = text[start + first : start + last]
-                    if pattern.search(piece):
-                        references |= _names_of(piece)
-        if len(references) == before:
-            return known
+        known = person
+        for _, held in _held(settings, known):
+            person |= held.person
+        if person == known:
+            return person
 
 
-def _names_of(piece: bytes) -> set[str]:
-    """What other resources call a patient or an encounter."""
-    with contextlib.suppress(ValueError):
-        parsed = json.loads(piece)
-        if isinstance(parsed, dict):
-            resource = parsed.get("resource", parsed)
-            kind = resource.get("resourceType") if isinstance(resource, dict) else None
-            if kind in ("Patient", "Encounter"):
-                named = [f"{kind}/{resource['id']}"] if resource.get("id") else []
-                url = parsed.get("fullUrl")
-                return {*named, *([url] if isinstance(url, str) and url else [])}
-    return set()
+def _held(settings: Settings, person: Person, shared: frozenset[str] = frozenset()) -> Iterator[tuple[Path, Holding]]:
+    """Every landed file that holds something of a person; see `LandedSearch`."""
+    with landed_search(settings, person, shared) as search:
+        for path in _files(settings.landing):
+            if (held := search.holding(path)) is not None:
+                yield path, held
+
+
+@contextlib.contextmanager
+def landed_search(settings: Settings, person: Person, shared: frozenset[str] = frozenset()) -> Iterator[LandedSearch]:
+    """What looks for a person in landed files, while it is needed."""
+    with contextlib.closing(scratch_connection(memory_limit="1GB")) as connection:
+        yield LandedSearch(person, settings, load_profiles(settings.profiles_folder), connection, shared)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -375,16 +323,6 @@ def _bytes_of(path: Path, settings: Settings) -> bytes | None:
     return path.read_bytes() if path.stat().st_size <= 1_000_000 * settings.limits.megabytes else None
 
 
-def _landed(settings: Settings) -> Iterator[tuple[Path, bytes]]:
-    """Every landed file with its text, unpacked and in UTF-8; of a torn one what can be unpacked."""
-    for path in _files(settings.landing):
-        data = _bytes_of(path, settings)
-        if data is None:
-            continue
-        unpacked, _ = unpack(data)
-        yield path, as_utf8(data if unpacked is None else unpacked)
-
-
 def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     """Take the person's records out of the landed files; every other record stays as it is.
 
@@ -392,40 +330,24 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     since nothing of it was ever loaded: the search names it.
 
     Raises:
-        EraseError: a file names the person in a way that cannot be taken out record by record.
+        EraseError: of some records nobody can tell whether they are the person's, or they cannot be taken out alone.
     """
     for unfinished in _files(settings.landing):
         if unfinished.name.startswith(".") and unfinished.name.endswith(_UNFINISHED):
             unfinished.unlink()
     ready: list[tuple[Path, Path, int]] = []
-    stubborn = []
-    finder_of = _finders(settings, person)
     try:
-        for path in _files(settings.landing):
-            below = path.relative_to(settings.landing)
-            pattern = finder_of(path)
-            data = _bytes_of(path, settings)
-            if data is None or not any(pattern.search(piece.data) for piece in pieces(data)):
-                continue
-            unpacked, is_whole = unpack(data)
-            if not is_whole:
-                continue
-            text = data if unpacked is None else unpacked
-            kept, taken = without_records(as_utf8(text), pattern, is_csv=".csv" in path.name.lower())
-            is_other = unpacked is not None and not data.startswith(GZIP)
-            if kept is None or not taken or pattern.search(kept) or is_other:
-                stubborn.append(str(below))
-                continue
-            kept = like(text, kept)
-            temporary = path.with_name(f".{path.name}{_UNFINISHED}")
-            with replacing(temporary, mode=stat.S_IMODE(path.stat().st_mode)) as made:
-                made.write_bytes(kept if unpacked is None else gzip.compress(kept, mtime=0))
-            ready.append((path, temporary, taken))
-        if stubborn:
+        unclear, shared = _make_ready(settings, person, frozenset(), ready)
+        if shared:
+            for _, temporary, _ in ready:
+                temporary.unlink()
+            ready.clear()
+            unclear, _ = _make_ready(settings, person, shared, ready)
+        if unclear:
             raise EraseError(
-                "these files hold the person together with others in one record, or in a form that has "
-                "no records, so take the person out of them yourself, then try again; nothing was "
-                f"changed: {', '.join(stubborn[:10])}"
+                "of what stands here nobody can tell whether it is the person's alone, or it cannot be taken out, so "
+                "take the person out yourself, correct it, or move the file away, then try again; nothing was changed: "
+                f"{'; '.join(unclear[:10])}{f'; and {len(unclear) - 10} more' if unclear[10:] else ''}"
             )
     except BaseException:
         for _, temporary, _ in ready:
@@ -434,6 +356,24 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     for path, temporary, _ in ready:
         temporary.replace(path)
     return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
+
+
+def _make_ready(
+    settings: Settings, person: Person, shared: frozenset[str], ready: list[tuple[Path, Path, int]]
+) -> tuple[list[str], frozenset[str]]:
+    """Write files without the person's records beside them; returns what nobody can tell, and visits of others too."""
+    unclear: list[str] = []
+    of_others: frozenset[str] = frozenset()
+    for path, held in _held(settings, person, shared):
+        unclear += [f"{held.file} ({why})" for why in held.unclear]
+        of_others |= held.shared
+        if held.kept is None or unclear:
+            continue
+        temporary = path.with_name(f".{path.name}{_UNFINISHED}")
+        with replacing(temporary, mode=stat.S_IMODE(path.stat().st_mode)) as made:
+            made.write_bytes(held.kept)
+        ready.append((path, temporary, held.records))
+    return unclear, of_others
 
 
 def _derived(settings: Settings) -> tuple[Path, ...]:
@@ -539,23 +479,49 @@ class Search:
     Attributes:
         left: where the person still is.
         unsearched: files that are torn, too large or under a password, so that not all of them could be searched.
+        mentions: landed files in which others' records hold one of the numbers, with the first lines.
     """
 
     left: tuple[str, ...]
     unsearched: tuple[str, ...]
+    mentions: tuple[str, ...] = ()
 
 
 def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> Search:
     """Where the person still is: tables and columns of the warehouse, landed and other files; each is read once.
 
     Every text of every table is searched, and every byte of every other file, unpacked: members of archives, Parquet,
-    publications, databases of others. Not the audit, and the notes of erasures.
+    publications, databases of others. Not the audit, and the notes of erasures. Landed records of others that hold one
+    of the numbers are mentions; of what was built from them, only the columns that say whose a record is are searched
+    for that number.
     """
-    left = [
-        f"{table}.{column} ({count} rows)" for table, column, count in _rows_with(warehouse.connection, person.pattern)
-    ]
-    torn = []
+    left, torn, mentions = [], [], []
+    mentioned: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
     finder_of = _finders(settings, person)
+    with landed_search(settings, person) as search:
+        for path in _files(settings.landing):
+            below = path.relative_to(settings.data_dir)
+            places, is_whole = _places_in(path, finder_of(path), settings)
+            torn += [] if is_whole else [str(below)]
+            held = search.holding(path) if is_whole else None
+            if held is not None and not held.records and not held.unclear and "its name" not in places:
+                mentions.append(f"{below} ({_lines_in_words(held.mentions)})")
+                mentioned |= held.mentioned
+                shared |= held.shared
+            elif places or held is not None:
+                left += [str(below) + (f" ({where})" if where else "") for where in places or [""]]
+    derived = person.without(mentioned).pattern
+    left += [
+        f"{table}.{column} ({count} rows)"
+        for table, column, count in (
+            *_rows_with(warehouse.connection, derived),
+            *_rows_of(warehouse.connection, PERSON_COLUMNS, mentioned & {*person.record_numbers}),
+            *_rows_of(warehouse.connection, VISIT_COLUMNS, (mentioned - shared) & {*person.visit_numbers}),
+        )
+    ]
+    folders = [folder.resolve() for folder in _derived(settings)]
+    folders += [Path(settings.mirror_root)] if settings.mirror_root and "://" not in settings.mirror_root else []
     searched = [(path, path.relative_to(settings.data_dir)) for path in _files(settings.data_dir)]
     with mirror_to_search(settings) as outside:
         if outside is not None:
@@ -563,10 +529,40 @@ def find_traces(warehouse: Warehouse, settings: Settings, person: Person) -> Sea
         for path, below in searched:
             if below.parts[0] in ("audit", _notes_folder(settings).name) or path == settings.warehouse_file:
                 continue
-            places, is_whole = _places_in(path, finder_of(path), settings)
+            if path.is_relative_to(settings.landing):
+                continue
+            # What lies elsewhere is the mirror's.
+            is_derived = not path.is_relative_to(settings.data_dir) or any(map(path.resolve().is_relative_to, folders))
+            places, is_whole = _places_in(path, derived if is_derived else person.pattern, settings)
             left += [str(below) + (f" ({where})" if where else "") for where in places]
             torn += [] if is_whole else [str(below)]
-    return Search(tuple(left), tuple(torn))
+    return Search(tuple(left), tuple(torn), tuple(mentions))
+
+
+def _lines_in_words(lines: Sequence[int]) -> str:
+    """The first of some lines."""
+    listed = ", ".join(map(str, lines[:3]))
+    return (
+        f"line {listed}" if len(lines) == 1 else f"lines {listed}{f' and {len(lines) - 3} more' if lines[3:] else ''}"
+    )
+
+
+def _rows_of(
+    connection: duckdb.DuckDBPyConnection, of: Sequence[str], names: AbstractSet[str]
+) -> Iterator[tuple[str, str, int]]:
+    """Table, column and number of rows that have one of the names in columns that say whose they are."""
+    columns = connection.execute(
+        "select schema_name, table_name, column_name from duckdb_columns() "
+        "where not internal and database_name = current_database() and column_name in (select unnest(?))",
+        [list(of)],
+    ).fetchall()
+    for schema, table, column in columns if names else []:
+        ((count,),) = connection.execute(
+            f"select count(*) from {quoted(schema)}.{quoted(table)} where {quoted(column)} in (select unnest(?))",
+            [sorted(names)],
+        ).fetchall()
+        if count:
+            yield f"{schema}.{table}", column, count
 
 
 def _places_in(path: Path, searched: Finder, settings: Settings) -> tuple[list[str], bool]:

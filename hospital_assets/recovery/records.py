@@ -1,138 +1,295 @@
-"""Taking the records that match a pattern out of a landed file's text; every other byte stays.
+"""Where the records of a landed text begin and end, as its reader sees them, and the text without some of them.
 
-A record is a line of CSV or NDJSON, a message of HL7 v2, an entry of a FHIR bundle, an object of a JSON array. Text
-in, text out; which files and whose records is `erase`.
+A record is a row of a table, a line of NDJSON, an entry of a FHIR bundle, an object of a JSON array, or what an HL7 v2
+message says of one patient. Text in, text out; whose records they are is `whose`.
 """
 
 from __future__ import annotations
 
+import bisect
+import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import cached_property
 
-from hospital_assets.recovery.spellings import Finder
+from hospital_assets.landing.hl7v2 import ENVELOPE, FRAME_END, FRAME_START
+from hospital_assets.landing.profile import Subject
 
 _JSON = json.JSONDecoder(strict=False)
 _SPACE = re.compile(r"[ \t\r\n]*")
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 #: Where a message, or a segment of the envelope around messages, begins.
-_HL7_PIECE = re.compile(rb"(?:(?<=[\r\n\x1c])|^)\x0b?(?=(?:MSH|FHS|BHS|BTS|FTS)\W)")
-_HL7_COUNT = re.compile(rb"^(BTS\W)([0-9]+)")
+_HL7_PIECE = re.compile(r"(?:(?<=[\r\n\x1c])|^)\x0b?(?=(?:MSH|FHS|BHS|BTS|FTS)\W)")
+_HL7_COUNT = re.compile(r"(BTS\W)([0-9]+)")
 
 
-def without_records(text: bytes, pattern: Finder, *, is_csv: bool) -> tuple[bytes | None, int]:
-    """A file's text without the records that match, every other byte kept, and how many those were.
+@dataclass(frozen=True)
+class Record:
+    """A record.
 
-    A record is a line, an HL7 message, an entry of a FHIR bundle or an object of a JSON array. None where
-    the text has no such records.
+    Attributes:
+        start: where it begins in the text.
+        end: where it ends.
+        head: of HL7 v2, the segments of its message that all its patients share.
+        is_distinct: whether where it begins and ends is beyond doubt.
+        is_last: whether nothing stands behind it: it may have been cut off.
     """
-    first = text.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:4]
-    if first.startswith(b"<"):
-        return None, 0
-    if first.startswith((b"MSH", b"FHS", b"BHS")):
-        return _without_messages(text, pattern)
-    if not is_csv and (entries := entries_of(text)) is not None:
-        return _without_elements(text, entries, pattern)
-    # A document over several lines would fall apart.
-    one_line = text.strip().split(b"\n", 1)[0].rstrip()
-    if not is_csv and first.startswith((b"{", b"[")) and not one_line.endswith(b"}"):
-        return None, 0
-    kept, taken = [], 0
-    for start, end in lines_of(text, is_csv):
-        record = text[start:end]
-        if not pattern.search(record):
-            kept.append(record)
-        elif (entries := None if is_csv else entries_of(record)) is not None:
-            rest, number = _without_elements(record, entries, pattern)
-            if rest is None:
-                return None, 0
-            kept.append(rest)
-            taken += number
-        elif _others(record, pattern):
-            return None, 0
+
+    start: int
+    end: int
+    head: str = ""
+    is_distinct: bool = True
+    is_last: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Records that stand together: those of an array or a message; else one.
+
+    Attributes:
+        start: where it begins in the text.
+        end: where it ends.
+        records: in their order; none of the envelope around messages.
+        is_array: whether commas stand between them.
+    """
+
+    start: int
+    end: int
+    records: tuple[Record, ...] = ()
+    is_array: bool = False
+
+
+@dataclass(frozen=True)
+class Text:
+    """A landed text and its records.
+
+    Attributes:
+        text: as it landed.
+        blocks: in their order.
+    """
+
+    text: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """All records."""
+        return (record for block in self.blocks for record in block.records)
+
+    def of(self, record: Record) -> str:
+        """The text of a record."""
+        return self.text[record.start : record.end]
+
+    def whole(self, record: Record) -> str:
+        """The text of a record as if it stood alone: of one patient of a message, the message."""
+        text = f"{record.head}{self.of(record)}"
+        return text.strip(f"{FRAME_START}{FRAME_END}\r\n") if text.lstrip(FRAME_START).startswith("MSH") else text
+
+    def line_of(self, place: int) -> int:
+        """The physical line on which something stands."""
+        return bisect.bisect_right(self._line_starts, place)
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [found.start() for found in _LINE.finditer(self.text)]
+
+    def outside(self, gone: AbstractSet[Record]) -> Iterator[tuple[int, str]]:
+        """What stands outside of all records, and stays when some go: where, and the text."""
+        place = 0
+        for block in self.blocks:
+            is_cut = not block.is_array and set(block.records) <= gone
+            for part in [block] if is_cut and block.records else block.records:
+                yield place, self.text[place : part.start]
+                place = part.end
+        yield place, self.text[place:]
+
+    def without(self, gone: AbstractSet[Record]) -> str:
+        """The text without some records, every other character kept; what a batch says of their number follows."""
+        parts, at, messages = [], 0, 0
+        for block in self.blocks:
+            kept = [record for record in block.records if record not in gone]
+            if not block.records:
+                count = _HL7_COUNT.match(self.text, block.start, block.end)
+                if count is not None:
+                    if messages:
+                        parts += [self.text[at : count.start(2)], str(max(0, int(count[2]) - messages))]
+                        at = count.end()
+                    messages = 0
+                continue
+            if block.is_array:
+                cuts = _of_array(block.records, gone)
+            elif kept:
+                cuts = [(record.start, record.end) for record in block.records if record in gone]
+            else:
+                cuts = [(block.start, block.end)]
+                messages += 1
+            for start, end in cuts:
+                parts.append(self.text[at:start])
+                at = end
+        return "".join([*parts, self.text[at:]])
+
+
+def _of_array(records: Sequence[Record], gone: AbstractSet[Record]) -> list[tuple[int, int]]:
+    """What to cut out of an array: elements, each with a comma for as long as others stay."""
+    if all(record in gone for record in records):
+        return [(records[0].start, records[-1].end)]
+    cuts, is_first = [], True
+    for place, record in enumerate(records):
+        if record not in gone:
+            is_first = False
+        elif is_first:
+            cuts.append((record.start, records[place + 1].start))
         else:
-            taken += 1
-    return b"".join(kept), taken
+            cuts.append((records[place - 1].end, record.end))
+    return cuts
 
 
-def lines_of(text: bytes, is_csv: bool) -> Iterator[tuple[int, int]]:
-    """Where physical lines begin and end; of CSV those that a quoted line break splits are one."""
-    start = position = quotes = 0
-    for line in text.splitlines(keepends=True):
-        position += len(line)
-        quotes += line.count(b'"') if is_csv else 0
-        if quotes % 2 == 0:
-            yield start, position
-            start, quotes = position, 0
-    if start < position:
-        yield start, position
+def taken_apart(text: str, spec: Subject, *, is_exported: bool = False) -> Text:
+    """A landed text with its records.
 
-
-def _without_messages(text: bytes, pattern: Finder) -> tuple[bytes | None, int]:
-    """HL7 v2 without the messages that match; what a batch says of their number follows."""
-    starts = [m.start() for m in _HL7_PIECE.finditer(text)]
-    pieces = [text[start:end] for start, end in zip([0, *starts], [*starts, len(text)], strict=True) if end > start]
-    kept, taken, taken_of_batch = [], 0, 0
-    for piece in pieces:
-        kind = piece.lstrip(b"\xef\xbb\xbf\x0b \t\r\n")[:3]
-        if kind == b"MSH" and pattern.search(piece):
-            taken, taken_of_batch = taken + 1, taken_of_batch + 1
-            continue
-        if kind == b"BTS" and (count := _HL7_COUNT.match(piece)):
-            left = max(0, int(count[2]) - taken_of_batch)
-            piece = count[1] + (b"%d" % left if taken_of_batch else count[2]) + piece[count.end() :]
-            taken_of_batch = 0
-        kept.append(piece)
-    return b"".join(kept), taken
-
-
-def _without_elements(text: bytes, elements: list[tuple[int, int]], pattern: Finder) -> tuple[bytes | None, int]:
-    """A JSON text without those elements of an array that match."""
-    kept = [n for n, (start, end) in enumerate(elements) if not pattern.search(text, start, end)]
-    if len(kept) == len(elements):
-        return None, 0
-    for number, (start, end) in enumerate(elements):
-        # Of the person and of somebody else: whose it is, a machine cannot tell.
-        if number not in kept and _others(text[start:end], pattern):
-            return None, 0
-    parts = [text[: elements[0][0]]]
-    for place, number in enumerate(kept):
-        start, end = elements[number]
-        if place:
-            parts.append(text[elements[number - 1][1] : start])
-        parts.append(text[start:end])
-    parts.append(text[elements[-1][1] :])
-    return b"".join(parts), len(elements) - len(kept)
-
-
-def _others(piece: bytes, pattern: Finder) -> bool:
-    """Whether a FHIR resource refers to patients that the pattern does not know, as a Group does."""
-    if b'"resourceType"' not in piece:
-        return False
-    named = re.findall(rb'"reference"\s*:\s*"([^"]*)"', piece)
-    return any(b"Patient/" in name and not pattern.search(name) for name in named)
-
-
-def entries_of(text: bytes) -> list[tuple[int, int]] | None:
-    """Where the entries of a FHIR bundle, or the objects of a JSON array, begin and end, in bytes.
-
-    None where the text is neither.
+    Args:
+        text: decoded, as it landed.
+        spec: how its reader reads it.
+        is_exported: of a table that we wrote ourselves as CSV, with every quotation mark where it belongs.
     """
-    if text.lstrip()[:1] not in (b"{", b"["):
+    if spec.format == "hl7v2":
+        blocks = list(_messages(text))
+    elif spec.format == "csv":
+        rows = _lines_of_fixed_width(text, spec) if spec.fixed_width else _rows(text, spec, is_exported=is_exported)
+        blocks = [Block(record.start, record.end, (record,)) for record in rows]
+    else:
+        blocks = list(_objects(text))
+    return Text(text, tuple(blocks))
+
+
+def _lines(text: str, start: int = 0) -> list[tuple[int, int]]:
+    """Where physical lines begin and end."""
+    return [(found.start(), found.end()) for found in _LINE.finditer(text, start)]
+
+
+def _lines_of_fixed_width(text: str, spec: Subject) -> Iterator[Record]:
+    assert spec.fixed_width is not None  # noqa: S101  (the caller has looked)
+    for start, end in _lines(text)[spec.fixed_width.first_line - 1 :]:
+        if text[start:end].strip():
+            yield Record(start, end, is_last=end == len(text))
+
+
+def _rows(text: str, spec: Subject, *, is_exported: bool) -> Iterator[Record]:
+    """Rows as the reader of CSV has them: a quotation mark means something at the beginning of a field only."""
+    lines = _lines(text)[spec.names_line - 1 :]
+    reader = csv.reader((_with_line_feed(text[start:end]) for start, end in lines), delimiter=spec.delimiter)
+    width, first = 0, 0
+    while True:
+        try:
+            row = next(reader, None)
+            is_damaged = False
+        except csv.Error:
+            row, is_damaged = [""], True
+        if row is None:
+            return
+        own = lines[first:] if is_damaged else lines[first : reader.line_num]
+        if first == 0:
+            width = len(row)
+        elif row:
+            # A mark that was never closed swallows whole rows: of those, nobody can tell whose text is whose.
+            swallows = len(own) > 1 and (
+                len(row) != width or any(_width(text[start:end], spec) == width > 1 for start, end in own[1:])
+            )
+            end = own[-1][1]
+            yield Record(
+                own[0][0], end, is_distinct=is_exported or not (is_damaged or swallows), is_last=end == len(text)
+            )
+        first = reader.line_num
+        if is_damaged:
+            return
+
+
+def _with_line_feed(line: str) -> str:
+    bare = line.rstrip("\r\n")
+    return line if bare == line else f"{bare}\n"
+
+
+def _width(line: str, spec: Subject) -> int:
+    try:
+        return len(next(csv.reader([line.rstrip("\r\n")], delimiter=spec.delimiter), []))
+    except csv.Error:
+        return 0
+
+
+def _objects(text: str) -> Iterator[Block]:
+    """Objects of an array, entries of a bundle, or lines, of which each may be a bundle, too."""
+    if (found := entries_of(text)) is not None:
+        yield from _array(found)
+        return
+    first = text.strip().split("\n", 1)[0].rstrip()
+    if first.startswith(("{", "[")) and not first.endswith("}"):
+        # A document over several lines would fall apart.
+        yield Block(0, len(text), (Record(0, len(text), is_distinct=False),))
+        return
+    for start, end in _lines(text):
+        line = text[start:end]
+        if not line.strip():
+            continue
+        if (found := entries_of(line)) is not None:
+            yield from _array([(start + first, start + last) for first, last in found])
+        else:
+            yield Block(start, end, (Record(start, end, is_last=end == len(text)),))
+
+
+def _array(elements: Sequence[tuple[int, int]]) -> Iterator[Block]:
+    records = tuple(Record(start, end) for start, end in elements)
+    if records:
+        yield Block(records[0].start, records[-1].end, records, is_array=True)
+
+
+def _messages(text: str) -> Iterator[Block]:
+    """HL7 v2 messages and the segments around them."""
+    starts = [found.start() for found in _HL7_PIECE.finditer(text)]
+    for start, end in zip([0, *starts], [*starts, len(text)], strict=True):
+        kind = text[start:end].lstrip(f"\ufeff{FRAME_START} \t\r\n")[:3]
+        if kind == "MSH":
+            yield Block(start, end, tuple(_patients_of(text, start, end)))
+        elif kind in ENVELOPE:
+            yield Block(start, end)
+        elif text[start:end].strip():
+            yield Block(start, end, (Record(start, end, is_distinct=False),))
+
+
+def _patients_of(text: str, start: int, end: int) -> Iterator[Record]:
+    """What a message says of each of its patients: a PID and what follows it."""
+    frame = text.find(FRAME_END, start, end)
+    last = end if frame < 0 else frame
+    places = [place for place, _ in _lines(text[:last], start) if re.match(r"PID\W", text[place : place + 4])]
+    if len(places) < 2:
+        yield Record(start, end)
+        return
+    head = text[start : places[0]]
+    for first, behind in zip(places, [*places[1:], last], strict=True):
+        yield Record(first, behind, head)
+
+
+def entries_of(text: str) -> list[tuple[int, int]] | None:
+    """Where the entries of a FHIR bundle, or the objects of a JSON array, begin and end.
+
+    None where the text is neither; empty where nothing is in it.
+    """
+    if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        # A character for every byte, so that places are the same; what is inside text does not matter.
-        decoded = text.decode("latin-1")
-        at = _space(decoded, 0)
-        if decoded[at] == "{":
-            members = dict(_members(decoded, at))
+        at = _space(text, 0)
+        if text[at] == "{":
+            members = dict(_members(text, at))
             kind = members.get('"resourceType"')
-            if kind is None or decoded[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
+            if kind is None or text[kind[0] : kind[1]] != '"Bundle"' or '"entry"' not in members:
                 return None
             at = members['"entry"'][0]
-        found = list(_elements(decoded, at))
-    except (ValueError, IndexError, StopIteration):
+        found = list(_elements(text, at))
+    except (ValueError, IndexError, StopIteration, RecursionError):
         return None
-    return found if found and all(decoded[start] == "{" for start, _ in found) else None
+    return found if all(text[start] == "{" for start, _ in found) else None
 
 
 def _members(text: str, at: int) -> Iterator[tuple[str, tuple[int, int]]]:

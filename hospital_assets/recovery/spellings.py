@@ -33,6 +33,8 @@ _DEEPEST, _MOST_BYTES = 4, 4_000_000_000
 _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _ESCAPED = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
 _DASHES = "-_ "
+#: What stands between the values of a record, of whatever format.
+_VALUES = re.compile(rb"[|^~&,;:\t\r\n\"{}\[\]]+")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Finder:
     def _text(self, before: str, after: str, after_reference: str) -> str:
         numbers = "|".join(_spelled(name) for name in sorted(self.numbers, key=len, reverse=True))
         references = "|".join(_exactly(name) for name in sorted(self.references, key=len, reverse=True))
+        if not numbers and not references:
+            return r"[^\s\S]"  # nothing at all
         parts = [f"(?:{numbers}){after}" if numbers else "", f"(?:{references}){after_reference}" if references else ""]
         return before + "(?:" + "|".join(part for part in parts if part) + ")"
 
@@ -77,6 +81,10 @@ class Finder:
         if not any(name in folded for name in self._plain):
             return False
         return any(self._pattern.search(part) is not None for part in self._parts(piece))
+
+    def is_value_in(self, text: bytes) -> bool:
+        """Whether any of the names is a value of its own in a record: a cell, a component, a text of JSON."""
+        return any(_folded(value.strip()) in self._plain and self.search(value) for value in _VALUES.split(text))
 
     def _parts(self, piece: bytes) -> Iterator[bytes]:
         """A piece of text as it is, and of one without delimiters its columns, one a line."""
@@ -206,7 +214,22 @@ def as_utf8(data: bytes) -> bytes:
     return data[2:].decode(codec, "replace").encode("utf-8", "replace") if codec else data
 
 
-def like(data: bytes, text: bytes) -> bytes:
-    """A text of UTF-8 in the encoding that some bytes have."""
-    codec = _UTF16.get(data[:2])
-    return data[:2] + text.decode("utf-8").encode(codec) if codec else text
+def decoded(data: bytes, encoding: str | None) -> tuple[str, str, bytes]:
+    """A landed text as its reader decodes it, the codec that gives the same bytes again, and its mark.
+
+    Args:
+        data: the bytes of the text.
+        encoding: what its profile says.
+
+    Raises:
+        UnicodeError: it is no text of any encoding that would be tried.
+    """
+    if codec := _UTF16.get(data[:2]):
+        return data[2:].decode(codec), codec, data[:2]
+    mark = b"\xef\xbb\xbf" if data.startswith(b"\xef\xbb\xbf") else b""
+    for codec in ("utf-8", encoding or "latin-1"):
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data[len(mark) :].decode(codec)
+            if text.encode(codec) == data[len(mark) :]:
+                return text, codec, mark
+    raise UnicodeError("not the encoding of its profile")
