@@ -16,7 +16,7 @@ from hospital_assets.forecasting.survival import (
     come_and_there,
     count_of,
     kaplan_meier,
-    quantile,
+    quantiles,
     still_there,
 )
 
@@ -49,14 +49,15 @@ def test_who_has_stayed_longer_than_anybody_leaves_by_and_by() -> None:
 
 def test_those_in_and_those_to_come() -> None:
     """F24: four patients with a chance of 1/2 each, and a Poisson number with mean 1.5; in two departments."""
-    found = census([count_of(np.full(3, 0.5)), count_of(np.full(1, 0.5))], 1.5)
+    halves = [count_of(np.full((patients, 2), [0.5, 0.0])) for patients in (3, 1)]
+    found, nobody_stays = census(halves, np.array([1.5, 2.0]))
     counts = np.arange(len(found))
     mean = float((found * counts).sum())
     assert found.sum() == pytest.approx(1) and mean == pytest.approx(3.5)
     # A Poisson number with that mean would vary more: 3.5.
     assert float((found * (counts - mean) ** 2).sum()) == pytest.approx(2.5)
     assert found[0] == pytest.approx(np.exp(-1.5) / 16)
-    assert (quantile(census([], 2.0), 0.1), quantile(census([], 2.0), 0.9)) == (0, 4)
+    assert quantiles(nobody_stays, (0.1, 0.9)) == quantiles(census([], np.array([2.0]))[0], (0.1, 0.9)) == [0, 4]
 
 
 def test_a_constant_stream_fills_up_to_rate_times_stay() -> None:

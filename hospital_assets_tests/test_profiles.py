@@ -208,7 +208,10 @@ def test_long_observations_become_sets(zone: LandingZone, own: Own, kind: str) -
         "P1-2026-01-15 11:00:00",
     ]
     values = [
-        [(one["sign"], one["value"], one["unit"]) for one in json.loads(payload)["observations"]]
+        [
+            (one["sign"], one["value"], one.get("unit") or one.get("unit_2"))
+            for one in json.loads(payload)["observations"]
+        ]
         for payload in sets["payload"]
     ]
     assert values[0][:2] == [("heart_rate", "80", "/min"), ("temperature", "98.6", "[degF]")]
@@ -276,7 +279,7 @@ def test_each_element_of_a_list_is_a_row(zone: LandingZone, own: Own) -> None:
         (1, 3, "2026-01-15 11:00:00"),
     ]
     second = json.loads(sets["payload"][0])["observations"][1]
-    assert (second["sign"], second["value"], second["unit"]) == ("temperature", "37", "Cel")
+    assert (second["sign"], second["value"], second.get("unit"), second["unit_2"]) == ("temperature", "37", None, "Cel")
     assert json.loads(sets["record"][0]) == message
     rest = records(zone, "other_records", ledger)
     assert rest["source_line"].to_list() == [2, 3, 4, 5]
