@@ -205,7 +205,7 @@ def places() -> dict[str, dict[str, Any]]:
     vitals = pl.DataFrame(
         [
             {"visit_id": str(age), "patient_id": "P", "hospital_id": "H", "measured_at": boards.NOW, "age_years": age}
-            | {"news2_score": None, "has_news2_red_parameter": None}
+            | {"news2_score": None, "has_news2_red_parameter": None, "quality_codes": ""}
             | {"spo2_pct": 97.0, "heart_rate_bpm": 80.0, "systolic_mmhg": 120.0, "temperature_c": 37.0}
             for age in range(10, 30)
         ],
