@@ -311,7 +311,8 @@ def test_members_of_archives_are_named_and_torn_files_stop_nothing(tmp_path: Pat
     landed(tmp_path, "torn.csv.gz", gzip.compress(b"patient_id,x\nP7,1\n" + random.Random(1).randbytes(9_000))[:-500])
     assert [stripped.file for stripped in strip_landing(settings, PERSON)] == ["native/a.csv"]
     assert other.read_text() == "patient_id,x\n"
-    landed(tmp_path, "b.zip", zipped({"b.csv": b"patient_id\nP7\n"}))
+    # Whatever its first line happens to be.
+    landed(tmp_path, "b.zip", zipped({"a\rb.csv": b"patient_id\nP7\n"}))
     with pytest.raises(EraseError, match=r"native/b\.zip"):
         strip_landing(settings, PERSON)
 
@@ -392,6 +393,17 @@ def test_a_mark_that_is_never_closed_swallows_rows_and_stops_everything(tmp_path
         strip_landing(settings, Person((person,)))
     assert path.read_text() == VISITS + "".join(rows)
     assert strip_landing(settings, Person(("P0",)))[0].records == 1
+
+
+def test_a_visit_that_has_the_number_of_a_patient_is_not_the_patients(tmp_path: Path) -> None:
+    rows = [visit(0, "a", "P1"), visit(1, "b", "P2").replace("V1", "P1")]
+    settings, path = landed(tmp_path, "native/er_visits/a.csv", VISITS + "".join(rows))
+    assert [done.records for done in strip_landing(settings, Person(("P1",)))] == [1]
+    assert path.read_text() == VISITS + rows[1]
+    # Whose one is that names no patient, nobody can tell.
+    path.write_text(VISITS + rows[1].replace("P2", ""))
+    with pytest.raises(EraseError, match=r"line 2"):
+        strip_landing(settings, Person(("P1",)))
 
 
 @settings_of_hypothesis(max_examples=150, deadline=None)

@@ -475,6 +475,7 @@ def test_files_that_fail_together_are_found_by_halves(tmp_path: Path, monkeypatc
         ('a,b,c\n1,"x\ny",3\n2,3,"cut\n2,3,ok\n', [2, 5], [4]),
         ('a,b\n1,ok\n2,"cut', [2], [3]),  # as of a file that was cut off
         ('a,b\n1,laceration 3" long\n2,"say ""ah"""\n', [2, 3], []),  # no quote opens in the midst of a field
+        ('a,b\n1,x\x0by\u2028z\n2,"cut\n3,ok\n', [2, 4], [3]),  # of what ends lines elsewhere, nothing ends a record
     ],
 )
 def test_an_unclosed_quote_takes_its_own_line_alone(text: str, lines: list[int], left_out: list[int]) -> None:

@@ -95,7 +95,7 @@ def has_blank_rows(text: str, delimiter: str, width: int) -> bool:
 
 def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
     """Records one by one, for texts with ragged lines, blank lines or quoted line breaks."""
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text).readlines()
     header: list[str] | None = None
     sound: list[list[str | None]] = []
     broken: list[tuple[int, str, str]] = []

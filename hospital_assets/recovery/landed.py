@@ -228,8 +228,8 @@ class LandedSearch:
                 found.add(one)
             elif is_theirs is None:
                 found.unclear.append(record.start)
-            elif one.people and one.visits & known:
-                found.shared |= one.visits & known
+            elif one.people and one.visits & known.visits:
+                found.shared |= one.visits & known.visits
                 found.mention(record.start, text)
             elif named.search(text):
                 # What names nobody, though others of its kind do, may be anybody's.

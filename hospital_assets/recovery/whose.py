@@ -6,7 +6,6 @@ Belongs here: persons, and which of the records of a text name them. Files are `
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import polars as pl
 from hospital_assets.landing import fhir, hl7v2
 from hospital_assets.landing.content import with_escapes
 from hospital_assets.landing.csv_records import to_canonical
+from hospital_assets.landing.headers import csv_columns, with_line_feeds
 from hospital_assets.landing.hl7v2 import FRAME_START
 from hospital_assets.landing.json_records import checked_lines
 from hospital_assets.landing.json_sql import json_query
@@ -119,7 +119,7 @@ class Said:
     encounters: frozenset[str] = frozenset()
     aliases: frozenset[str] = frozenset()
 
-    def is_of(self, known: AbstractSet[str], shared: AbstractSet[str] = frozenset()) -> bool | None:
+    def is_of(self, known: Said, shared: AbstractSet[str] = frozenset()) -> bool | None:
         """Whether a record is of a person; None where it is, or may be, of somebody else as well.
 
         Args:
@@ -127,11 +127,12 @@ class Said:
             shared: numbers of visits that records of others have, too.
         """
         if self.people:
-            own = bool(self.people & known)
-            return None if own and self.people - known else own
-        if self.visits & known and self.visits <= shared:
+            own = bool(self.people & known.people)
+            return None if own and self.people - known.people else own
+        visits = self.visits & known.visits
+        if visits and self.visits <= shared:
             return None
-        return bool((self.visits | self.encounters | self.aliases) & known)
+        return bool(visits or (self.encounters | self.aliases) & known.encounters)
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,15 @@ class Source:
     namespace: str
     is_by_id: bool = False
 
-    def known(self, person: Person) -> frozenset[str]:
-        """All that records of this source can call a person."""
-        known = {*person.record_numbers, *person.visit_numbers, *person.references}
+    def known(self, person: Person) -> Said:
+        """All that records of this source can call a person: a visit may have the number that a patient has."""
+        references = {*person.references}
         if self.is_by_id:
-            known |= {self.referred(f"Patient/{name}") for name in _bare(person.record_numbers, self.namespace)}
-            known |= {self.referred(f"Encounter/{name}") for name in _bare(person.visit_numbers, self.namespace)}
-        return frozenset(known)
+            references |= {self.referred(f"Patient/{name}") for name in _bare(person.record_numbers, self.namespace)}
+            references |= {self.referred(f"Encounter/{name}") for name in _bare(person.visit_numbers, self.namespace)}
+        return Said(
+            frozenset({*person.record_numbers, *references}), frozenset(person.visit_numbers), frozenset(references)
+        )
 
     def named(self, number: str) -> str:
         """A number as the whole network knows it."""
@@ -227,7 +230,7 @@ def _has_columns(text: str, subject: str, spec: Subject) -> bool:
     """Whether a table has a column by which records of a subject refer to a person."""
     if spec.format != "csv" or spec.fixed_width is not None or spec.names_line > 1:
         return False
-    header = next(csv.reader([text.split("\n", 1)[0].rstrip("\r")], delimiter=spec.delimiter), [])
+    header = csv_columns(with_line_feeds(text.split("\n", 1)[0]), spec.delimiter)
     readings = _readings(subject, spec, is_its_own=False)
     return any(set(one.spec.source_names(name)) & set(header) for one in readings for name in one.columns)
 
@@ -353,7 +356,7 @@ def said_in_objects(
             found.append(made.with_columns(pl.lit(name in VISIT_COLUMNS).alias("is_visit")))
     said = _said([one.select("place", "is_visit", "value") for one in found], source)
     if source.spec.format == "fhir":
-        known = source.known(person)
+        known = source.known(person).encounters
         for place, line in lines:
             resource, entry = _parsed(line), _parsed(pieces[place])
             if not isinstance(resource, dict) or "@problem" in resource:
