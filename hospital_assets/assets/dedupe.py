@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 import narwhals as nw
 
-from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.contracts import PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 
 #: Names of the rules that a repetition gets: written at the same moment as the newest record, or before it.
 DUPLICATE, SUPERSEDED = "duplicate", "superseded"
-_PLACE = ["source_file", "source_line", "source_part"]
 
 
 def newest_only(frame: Frame, key: Sequence[str], written: str, *then: str) -> Frame:
@@ -60,7 +59,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
         inside = records.filter(period.holds())
         contested = records.join(inside.select(*keys), on=keys, how="semi")
     # Few things have more than one record, so only those are ranked.
-    contested = contested.select(*dict.fromkeys([*keys, "recorded_at", "service_date", *_PLACE]))
+    contested = contested.select(*dict.fromkeys([*keys, "recorded_at", "service_date", *RECORD_PLACE]))
     # Evaluated one after the other: together their hash tables would not fit beside a year's facts.
     repeated = checkpoint(contested.group_by(*keys).agg(_count=nw.len()).filter(nw.col("_count") > 1))
     older = checkpoint(
@@ -68,7 +67,7 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
             nw.col("_newer_count") > 1
         )
     )
-    return inside.join(older, on=_PLACE, how="anti")
+    return inside.join(older, on=list(RECORD_PLACE), how="anti")
 
 
 def _ranked(records: Frame, key: Sequence[str], written: str, *then: str, **most: str) -> Frame:
@@ -77,7 +76,7 @@ def _ranked(records: Frame, key: Sequence[str], written: str, *then: str, **most
     Newest is the last by `written` (null counts as oldest), then by what follows it, by file and by line. `most` are
     further columns to add: the largest value of one in the same records.
     """
-    order = ["_has_written", written, *then, *_PLACE]
+    order = ["_has_written", written, *then, *RECORD_PLACE]
     return (
         records.with_columns(_has_written=(~nw.col(written).is_null()).cast(nw.Int32))
         .with_columns(

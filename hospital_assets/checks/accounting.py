@@ -10,7 +10,7 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts import CONTRACTS, RECORD_PLACE
 from hospital_assets.contracts.kpis import ALL, POOLED
 from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
 from hospital_assets.landing.profile import LANDED, SUBJECTS
@@ -56,7 +56,7 @@ def _conserved(subject: str) -> Account:
 
 def conservation(name: str, raw: Frame, cleaned: Frame, quarantine: Frame) -> dg.AssetCheckResult:
     """Compare the counts, and the very lines: each raw line must be in exactly one place."""
-    line = ["source_file", "source_line", "source_part"]
+    line = [*RECORD_PLACE]
     landed = raw.select(*line)
     placed = nw.concat([cleaned.select(*line), quarantine.select(*line)], how="vertical")
     counts = {

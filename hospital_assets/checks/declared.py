@@ -21,7 +21,7 @@ from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
 from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.checks.rules import Rule
-from hospital_assets.contracts import Contract
+from hospital_assets.contracts import RECORD_PLACE, Contract
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS
 from hospital_assets.contracts.kpis import ALL
@@ -421,7 +421,7 @@ def _lost(landed: str, cleaned: str, raw: str) -> Callable[[Frames], Frame]:
     """Landed values that became missing although their record was kept."""
 
     def rows(frames: Frames) -> Frame:
-        line = ["source_file", "source_line", "source_part"]
+        line = [*RECORD_PLACE]
         landed_values = frames[raw].filter(nw.coalesce(nw.col(landed).str.strip_chars(), nw.lit("")) != "")
         kept = frames["_own"].select(*line, _value=nw.col(cleaned))
         return (

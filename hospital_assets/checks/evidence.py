@@ -14,16 +14,15 @@ import dagster as dg
 import duckdb
 
 from hospital_assets.checks.findings import Check, Finding, evaluated, result, store
-from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.contracts import CONTRACTS, RECORD_PLACE, Contract
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame, is_on_spark, relation_of
 from hospital_assets.warehouse.errors import WarehouseError, redacted
 from hospital_assets.warehouse.io_manager import period_of
-from hospital_assets.warehouse.lineage import lineage_of
+from hospital_assets.warehouse.lineage import cleaned_origins
 
 #: Records named in all, and rules whose SQL is written out.
 MOST_RECORDS, _MOST_QUERIES = 20, 3
-_LINE = ("source_file", "source_line", "source_part")
 _SOURCE = (
     "Look at these records in their files. Where the source is wrong, have it send them corrected: newer records "
     "replace them. Where the rule is wrong, it is a line in hospital_assets/checks or in a contract."
@@ -113,7 +112,7 @@ def _places(warehouse: Warehouse, contract: Contract, broken: Frame, most: int) 
     if most <= 0 or is_on_spark(broken):
         return []
     names = broken.columns
-    if not set(_LINE) <= set(names):
+    if not set(RECORD_PLACE) <= set(names):
         if set(contract.key) <= set(names) and all(contract.column(k).privacy == "operational" for k in contract.key):
             rows = broken.select(*contract.key).unique().sort(*contract.key).head(most).collect("polars").to_native()
             return [", ".join(f"{name} {value}" for name, value in row.items()) for row in rows.iter_rows(named=True)]
@@ -122,16 +121,13 @@ def _places(warehouse: Warehouse, contract: Contract, broken: Frame, most: int) 
             return []
         name, origin, column = found
         broken = warehouse.read(origin).join(broken.select(name).unique(), left_on=column, right_on=name, how="semi")
-    rows = broken.select(*_LINE).unique().sort(*_LINE).head(most).collect("polars").to_native()
+    rows = broken.select(*RECORD_PLACE).unique().sort(*RECORD_PLACE).head(most).collect("polars").to_native()
     return [f"{file}:{line}" for file, line, _ in rows.iter_rows()]
 
 
 def _origins(contract: Contract, name: str) -> Iterator[tuple[Contract, str]]:
     """Cleaned tables and their columns that hold what identifies a row: surrogate keys are nowhere in them."""
-    lineage = lineage_of(contract)
-    if lineage is None or not (name == contract.key[0] or name.endswith("_id")):
-        return
-    for dep in lineage.deps_by_column.get(name, ()):
-        origin = CONTRACTS[dep.asset_key.path[-1]]
-        if origin.layer == "cleaned" and origin.column(dep.column_name).dtype == contract.column(name).dtype:
-            yield origin, dep.column_name
+    if name == contract.key[0] or name.endswith("_id"):
+        for table, column in cleaned_origins(contract, name):
+            if CONTRACTS[table].column(column).dtype == contract.column(name).dtype:
+                yield CONTRACTS[table], column

@@ -20,7 +20,7 @@ from hospital_assets.contracts import (
     kpis_shifts,
     raw,
 )
-from hospital_assets.contracts.table import LAYERS, PARTITION_COLUMN, Column, Contract, Layer, Table
+from hospital_assets.contracts.table import LAYERS, PARTITION_COLUMN, RECORD_PLACE, Column, Contract, Layer, Table
 
 #: Every contract by table name, in the order data passes through them.
 CONTRACTS: dict[str, Contract] = {
@@ -41,4 +41,4 @@ CONTRACTS: dict[str, Contract] = {
     for model in layer.TABLES
 }
 
-__all__ = ["CONTRACTS", "LAYERS", "PARTITION_COLUMN", "Column", "Contract", "Layer", "Table"]
+__all__ = ["CONTRACTS", "LAYERS", "PARTITION_COLUMN", "RECORD_PLACE", "Column", "Contract", "Layer", "Table"]

@@ -7,7 +7,7 @@ its source line. What broke a rule stands in the subject's quarantine table inst
 
 from __future__ import annotations
 
-from hospital_assets.contracts.table import PUBLIC_PLACE, Table, column
+from hospital_assets.contracts.table import PUBLIC_PLACE, RECORD_PLACE, Table, column
 
 SEXES = ["male", "female", "other", "unknown"]
 BLOOD_GROUPS = ["O+", "O-", "A+", "A-", "B+", "B-", "AB+", "AB-"]
@@ -226,11 +226,7 @@ class CleanedProcedures(
 
 
 class QuarantinedRecord(
-    Table,
-    layer="cleaned",
-    key=("source_file", "source_line", "source_part"),
-    columns="source_profile rule reason is_duplicate record",
-    order_by=(),
+    Table, layer="cleaned", key=RECORD_PLACE, columns="source_profile rule reason is_duplicate record", order_by=()
 ):
     """A landed record that was not taken over, with the rule it broke."""
 

@@ -6,7 +6,7 @@ is typed, corrected or dropped; a value that cannot be read is still here, word 
 
 from __future__ import annotations
 
-from hospital_assets.contracts.table import PUBLIC_PLACE, Table, column
+from hospital_assets.contracts.table import PUBLIC_PLACE, RECORD_PLACE, Table, column
 
 FILE_STATES = [
     "ready",
@@ -33,9 +33,7 @@ _READING_PROBLEMS = [
 ]
 
 
-class LandedRecord(
-    Table, layer="raw", key=("source_file", "source_line", "source_part"), columns="source_profile record problem"
-):
+class LandedRecord(Table, layer="raw", key=RECORD_PLACE, columns="source_profile record problem"):
     """Bookkeeping that every raw record carries."""
 
     # Half the size in half the time of what DuckDB picks for long text.

@@ -49,6 +49,8 @@ COUNTED = "a row counts many and is about nobody"
 
 #: The column that partitioned tables are partitioned by.
 PARTITION_COLUMN = "service_date"
+#: Where a landed record stands, which identifies it.
+RECORD_PLACE = ("source_file", "source_line", "source_part")
 
 
 def duckdb_type(dtype: pl.DataType) -> str:

@@ -66,11 +66,12 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
             frame = None
     # Polars fills short lines with nulls and says nothing, so the fields are counted too.
-    if '"' in text:
+    quotes = text.count('"')
+    if quotes:
         fields = sum(map(len, csv.reader(io.StringIO(text), delimiter=delimiter)))
     else:
         fields = text.count(delimiter) + lines
-    is_regular = fields == lines * len(header) and text.count('"') % 2 == 0
+    is_regular = fields == lines * len(header) and quotes % 2 == 0
     if frame is not None and is_regular and frame.height == max(lines - 1, 0) and frame.columns == header:
         frame = frame.with_columns(
             pl.lit(None, dtype=pl.String).alias("@problem"),

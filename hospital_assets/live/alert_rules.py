@@ -26,6 +26,7 @@ from hospital_assets.assets.cleaned.er_visits import (
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
 from hospital_assets.assets.cleaned.vitals import STATED_ZERO, is_timed, validate_vitals
 from hospital_assets.assets.facts.vitals import scored
+from hospital_assets.contracts import RECORD_PLACE
 from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures import news2
@@ -176,10 +177,6 @@ def _with_visit(observed: pl.DataFrame, where: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-#: What identifies a landed record.
-PLACE = ["source_file", "source_line", "source_part"]
-
-
 def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     """The records of landed vital signs that correct or take back what others say: their profile and place.
 
@@ -200,7 +197,7 @@ def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     gathered = raw.filter(pl.col("source_profile").is_in(list(statuses)), pl.col("payload").is_not_null())
     rows = gathered.select("source_profile", "payload").iter_rows()
     return gathered.filter(pl.Series([corrects(*row) for row in rows], dtype=pl.Boolean)).select(
-        "source_profile", *PLACE
+        "source_profile", *RECORD_PLACE
     )
 
 
@@ -221,7 +218,7 @@ def older_perhaps(
     versioned = [name for name, layout in layouts_of(profiles, "vitals") if layout.observations is not None]
     changed = [s.subject for s in signals if s.is_raised is not None and s.is_raised is not (s.subject in known)]
     sets = _with_visit(observed, where).filter(pl.coalesce("visit_id", "patient_id").is_in(changed))
-    return sets.filter(pl.col("source_profile").is_in(versioned)).select("source_profile", *PLACE)
+    return sets.filter(pl.col("source_profile").is_in(versioned)).select("source_profile", *RECORD_PLACE)
 
 
 @dataclass(frozen=True)
@@ -263,7 +260,7 @@ def corrected_vitals(
     """
     found: pl.DataFrame = validate_vitals(lazy(raw), lazy(hospitals), profiles).collect("polars").to_native()
     found = _with_visit(found, where).with_columns(subject=pl.coalesce("visit_id", "patient_id"))
-    sets = found.join(corrected, on=PLACE, how="semi")["observation_id"].unique()
+    sets = found.join(corrected, on=RECORD_PLACE, how="semi")["observation_id"].unique()
     subjects = found.filter(pl.col("observation_id").is_in(sets.to_list()))["subject"].drop_nulls().unique()
     found = found.filter(pl.col("subject").is_in(subjects.to_list()))
     standing: pl.DataFrame = (

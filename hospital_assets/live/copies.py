@@ -159,8 +159,8 @@ def publish_copy(warehouse: Warehouse, name: str) -> None:
 
 def merge_landed(
     warehouse_file: Path, name: str, found: pl.DataFrame, key: str | Sequence[str], order: str, since: date
-) -> None:
-    """Add landed records to what is known of others: the newest of each key, none before `since`."""
+) -> pl.DataFrame:
+    """Add landed records to what is known of others: the newest of each key, none before `since`; returns them all."""
     known = read_copy(warehouse_file, name)
     merged = found if known is None else pl.concat([known, found], how="diagonal_relaxed")
     newest = (
@@ -170,6 +170,7 @@ def merge_landed(
     )
     with replacing(copy_file(warehouse_file, name)) as temporary:
         newest.write_parquet(temporary)
+    return newest
 
 
 def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:

@@ -20,7 +20,7 @@ from hospital_assets.alerts.outbox import Outbox, Signal, VisitState, open_outbo
 from hospital_assets.alerts.settings import AlertSettings, load_alert_settings
 from hospital_assets.assets.cleaned.rules import layouts_of
 from hospital_assets.clock import hospital_now, is_live
-from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.contracts import PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.quarantine import label_of
 from hospital_assets.landing.registry import Profiles
@@ -33,7 +33,6 @@ from hospital_assets.live.alert_rules import (
     FILES_UNREADABLE,
     OCCUPANCY,
     OVERSTAY,
-    PLACE,
     board_visits,
     board_vitals,
     corrected_vitals,
@@ -255,11 +254,11 @@ def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles
     news = landed.filter(pl.col("source_profile").is_in(partial)).with_columns(record=pl.lit(None, pl.String))
     if news.is_empty():
         return landed
-    merge_landed(warehouse_file, "landed_messages", news, PLACE, PARTITION_COLUMN, since)
-    kept = read_copy(warehouse_file, "landed_messages")
-    of_visits = landed if kept is None else pl.concat([landed, kept], how="diagonal_relaxed")
-    return of_visits.unique(PLACE, keep="first", maintain_order=True).join(
-        landed.select("source_profile", "visit_id").unique(), on=["source_profile", "visit_id"], how="semi"
+    kept = merge_landed(warehouse_file, "landed_messages", news, RECORD_PLACE, PARTITION_COLUMN, since)
+    return (
+        pl.concat([landed, kept], how="diagonal_relaxed")
+        .unique(RECORD_PLACE, keep="first", maintain_order=True)
+        .join(landed.select("source_profile", "visit_id").unique(), on=["source_profile", "visit_id"], how="semi")
     )
 
 

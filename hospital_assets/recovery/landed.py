@@ -25,7 +25,7 @@ from hospital_assets.landing.profile import Profile, Subject
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.workbooks import csv_content, table_kind
 from hospital_assets.recovery.records import Record, Text, taken_apart
-from hospital_assets.recovery.spellings import GZIP, decoded, pieces, unpack
+from hospital_assets.recovery.spellings import GZIP, Finder, decoded, pieces, unpack
 from hospital_assets.recovery.whose import Person, Said, Source, said_in_objects, said_in_table, source_of
 from hospital_assets.settings import Settings
 
@@ -66,13 +66,15 @@ class _Opened:
     """A landed file that may hold the person.
 
     Attributes:
-        is_named: whether a name of the person stands in it, as a whole.
+        named: finds the person's names in it, as wholes.
+        is_named: whether any stands there.
         text: its records.
         source: how they are read.
         written: the file without some records; None where that cannot be done.
         why_not: why it could not be done, in words.
     """
 
+    named: Finder
     is_named: bool
     text: Text
     source: Source
@@ -85,7 +87,7 @@ class _Unread:
     """One that cannot be taken apart.
 
     Attributes:
-        is_named: as above.
+        is_named: whether a name of the person stands in it.
         why: in words.
     """
 
@@ -181,7 +183,7 @@ class LandedSearch:
             made = mark + kept.encode(codec)
             return made if unpacked is None else gzip.compress(made, mtime=0)
 
-        return _Opened(is_named, taken, source, written)
+        return _Opened(named, is_named, taken, source, written)
 
     def _table(self, path: Path, profile: Profile | None, inside: str, namespace: str) -> _Opened | _Unread | None:
         """A workbook or a Parquet file."""
@@ -202,14 +204,13 @@ class LandedSearch:
         source = replace(source, spec=spec)
         taken = taken_apart(text, spec, is_exported=True)
         if content.encoding != "parquet":
-            return _Opened(is_named, taken, source, lambda gone: None, _NOT_WRITTEN)
-        return _Opened(is_named, taken, source, lambda gone: _without_rows(path, taken, gone, spec))
+            return _Opened(named, is_named, taken, source, lambda gone: None, _NOT_WRITTEN)
+        return _Opened(named, is_named, taken, source, lambda gone: _without_rows(path, taken, gone, spec))
 
     def _sorted(self, opened: _Opened, namespace: str) -> _Sorted:
         """The records of a file by whose they are."""
         taken, source, known = opened.text, opened.source, opened.source.known(self.person)
-        fixed_width = source.spec.fixed_width
-        named = replace(self.person.within(namespace), fixed_width=fixed_width)
+        named = opened.named
         texts = {record: taken.of(record).encode("utf-8", "replace") for record in taken.records}
         said: Mapping[Record, Said]
         if source.spec.format == "csv":

@@ -17,12 +17,12 @@ import dagster as dg
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, RECORD_PLACE, Contract
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy, quoted, relation_of
 from hospital_assets.warehouse.io_manager import MAY_BE_ABSENT, period_of
-from hospital_assets.warehouse.lineage import lineage_of
+from hospital_assets.warehouse.lineage import cleaned_origins, lineage_of
 
 #: The keys of the hospitals that stand for single rows, and how their identifiers begin.
 _FIRST_KEY, _TAG = 9_000_000_000_000_000_000, "row "
@@ -272,12 +272,7 @@ def landed_records(
     Returns:
         key, subject, source_file, source_line, source_part, first_seen_at, fate; nothing of what the records hold.
     """
-    lineage = lineage_of(fact)
-    origins = {
-        dep.asset_key.path[-1]: dep.column_name
-        for dep in (lineage.deps_by_column.get(fact.key[0], ()) if lineage else ())
-        if dep.asset_key.path[-1].startswith("cleaned_")
-    }
+    origins = dict(cleaned_origins(fact, fact.key[0]))
     for name in _inputs(definitions, fact):
         for column in set(origins.values()):
             if name.startswith("cleaned_") and column in CONTRACTS[name].column_names:
@@ -304,7 +299,7 @@ def landed_records(
         )
         del asked_for
     return pl.concat([frame.select(*_RECORD).cast(_RECORD) for frame in found]).sort(  # type: ignore[arg-type]
-        "key", "first_seen_at", "subject", "source_file", "source_line", "source_part"
+        "key", "first_seen_at", "subject", *RECORD_PLACE
     )
 
 

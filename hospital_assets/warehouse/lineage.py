@@ -40,6 +40,12 @@ def lineage_of(contract: Contract) -> dg.TableColumnLineage | None:
     return dg.TableColumnLineage(deps_by_column) if deps_by_column else None
 
 
+def cleaned_origins(contract: Contract, column: str) -> list[tuple[str, str]]:
+    """The columns of cleaned tables, as (table, column), that one is computed from."""
+    deps = (dep.split(".") for dep in _stated().get(contract.name, {}).get(column, ()))
+    return [(table, name) for table, name in deps if table.startswith("cleaned_")]
+
+
 def made_from(table: str, fact: str) -> bool:
     """Whether a table is a fact, or computed from its columns, through whatever other tables."""
     if table == fact:

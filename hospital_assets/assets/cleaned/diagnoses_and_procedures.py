@@ -21,7 +21,7 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
-from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.contracts import PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.contracts.cleaned import CODE_SYSTEMS, RECORD_STATUSES
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame, resolve_instants
@@ -226,7 +226,7 @@ def _ranked_by_record(frame: Frame) -> Frame:
     Of those recorded at one moment the order in their files counts. Repeated records of a code share its rank, so that
     they are repetitions of each other.
     """
-    order = ["_has_recorded", "recorded_at", "source_file", "source_line", "source_part"]
+    order = ["_has_recorded", "recorded_at", *RECORD_PLACE]
     visit = ["service_date", "visit_id", "_is_ranked"]
     dated = frame.with_columns(_has_recorded=(~nw.col("recorded_at").is_null()).cast(nw.Int32))
     placed = dated.with_columns(_place=nw.col("source_line").cum_count().over(*visit, order_by=order)).with_columns(

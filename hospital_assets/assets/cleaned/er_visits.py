@@ -31,6 +31,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined, days_around
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.contracts import RECORD_PLACE
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.registry import Profiles
@@ -271,9 +272,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
     )
     # The number belongs to the patient it was first recorded for.
     frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
-        _owner=nw.col("patient_id")
-        .first()
-        .over("visit_id", "_sound", order_by=["recorded_at", "source_file", "source_line", "source_part"])
+        _owner=nw.col("patient_id").first().over("visit_id", "_sound", order_by=["recorded_at", *RECORD_PLACE])
     )
     frame = frame.with_columns(
         rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("patient_id")))

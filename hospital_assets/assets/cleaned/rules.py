@@ -16,7 +16,7 @@ from typing import Literal
 import narwhals as nw
 
 from hospital_assets.assets import dedupe
-from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN
+from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
 from hospital_assets.landing.profile import Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
@@ -446,7 +446,7 @@ def completed(
     )
     records = read_clocks(records, profiles, subject, {"_written": "_written_text"}, suffix="_text")
     records = resolve_instants(records, {"_written_at": "_written"}, "_zone")
-    order = ["_written_at", "source_file", "source_line", "source_part"]
+    order = ["_written_at", *RECORD_PLACE]
     stated = [name for name in canonical_columns(subject) if name not in (*thing, "recorded_at")]
     day = [PARTITION_COLUMN] if PARTITION_COLUMN in raw.columns else []
     records = records.with_columns(
@@ -512,11 +512,10 @@ def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> 
     # Both tables come from one evaluation of the plan. The landed text, most of the bytes, joins
     # only the few records quarantined instead of going through every step.
     once = checkpoint(validated.select(nw.col(*dict.fromkeys(["rule", *cleaned.column_names]))))
-    place = ["source_file", "source_line", "source_part"]
     sound = once.filter(nw.col("rule").is_null()).select(nw.col(*cleaned.column_names))
     quarantined = (
         once.filter(~nw.col("rule").is_null())
-        .join(raw.select(*place, "record"), on=place, how="left")
+        .join(raw.select(*RECORD_PLACE, "record"), on=list(RECORD_PLACE), how="left")
         .with_columns(
             reason=nw.col("rule").replace_strict(
                 list(known), [rule.description for rule in known.values()], default=None, return_dtype=nw.String

@@ -36,7 +36,7 @@ from hospital_assets.assets.cleaned.rules import (
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.assets.resources import ClockResource
-from hospital_assets.contracts import PARTITION_COLUMN
+from hospital_assets.contracts import PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.profile import Subject
 from hospital_assets.landing.registry import Profiles
@@ -392,7 +392,6 @@ _TEXTS = {
     "_gcs_text": "$.gcs",
     "_pain_text": "$.pain",
 }
-_PLACE = ("source_file", "source_line", "source_part")
 _SET = ("source_profile", PARTITION_COLUMN, "observation_id")
 #: What observations share that are of a patient at one time, or of a day of which no time is known.
 _AT = ("source_profile", "patient_id", "_stated_at", "_is_day")
@@ -444,7 +443,7 @@ def _newest_texts(records: Frame, profiles: Profiles) -> Frame:
     declared = [long for _, layout in layouts_of(profiles, "vitals") if (long := layout.observations) is not None]
     units = list(dict.fromkeys(["unit", *(part for long in declared for part in long.units)]))
     parts = ("sign", "code", "value", *units, "written", "place", "id", "status", "comparator")
-    names = dict.fromkeys((*_SET, *_PLACE, *_AT, "time_zone", "recorded_at", "payload"))
+    names = dict.fromkeys((*_SET, *RECORD_PLACE, *_AT, "time_zone", "recorded_at", "payload"))
     each = json_rows(records.select(*names), "payload", "observations", parts)
     each = each.with_columns(_written_text=nw.coalesce("written", "recorded_at"), unit=_first_known(units))
     each = read_clocks(each, profiles, "vitals", {"_written": "_written_text"}, suffix="_text")
