@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
-from hospital_assets.publishing.masks import masked
-from hospital_assets.publishing.policy import Mask, Policy, shipped_policy
-from hospital_assets.publishing.publications import STORAGE_VERSION, PublicationError
+from hospital_assets.publishing.policy import Policy, shipped_policy
+from hospital_assets.publishing.publications import PublicationError
 from hospital_assets.publishing.semantic import ADDITIVE, Figure, Model, rows_of, semantic_model
 from hospital_assets.publishing.targets import powerbi, superset
 from hospital_assets.settings import Settings
@@ -415,18 +413,3 @@ def test_the_command_overwrites_nothing(
     assert "is not empty; name another folder" in capsys.readouterr().err
     assert main(["deploy", "powerbi", "--role", "analyst", "--out", str(tmp_path / "none")]) == 2
     assert "run `hospital publish`" in capsys.readouterr().err
-
-
-# Files
-
-
-def test_a_column_that_old_clients_cannot_read_is_published_as_json(tmp_path: Path) -> None:
-    (column,) = (c for contract in CONTRACTS.values() for c in contract.columns if c.duckdb_type == "VARIANT")
-    shown = masked(column, Mask(kind="clear"), "payload", {}, date(2026, 3, 14))
-    connection = duckdb.connect()
-    connection.execute(f"attach '{tmp_path / 'old.duckdb'}' as old (storage_version '{STORAGE_VERSION}')")
-    rows = "(select cast('{\"a\": 1}'::json as variant) as payload)"
-    with pytest.raises(duckdb.Error, match="VARIANT"):
-        connection.execute(f"create table old.wrong as select payload from {rows}")
-    connection.execute(f"create table old.t as select {shown} as payload from {rows}")
-    assert connection.execute("select payload ->> 'a' from old.t").fetchone() == ("1",)

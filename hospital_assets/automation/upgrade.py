@@ -163,7 +163,9 @@ def _changes(
             continue
         gained = [c.name for c in contract.columns if c.name not in stored[name]]
         if differing := differences(stored[name], wanted_columns(contract)):
-            yield Change(name, "take over" if contract.name == _LEDGER else "build", "; ".join(differing))
+            as_text = {column: "VARCHAR" if kind == "VARIANT" else kind for column, kind in stored[name].items()}
+            keeps_rows = contract.name == _LEDGER or not differences(as_text, wanted_columns(contract))
+            yield Change(name, "take over" if keeps_rows else "build", "; ".join(differing))
         elif contract.name in anew:
             yield Change(name, "build", "is computed otherwise since")
         elif gained:
@@ -358,7 +360,7 @@ def _change(warehouse: Warehouse, change: Change) -> None:
     elif change.action == "add" and contract is not None:
         warehouse.add_gained(contract, stored_columns(connection, contract)[change.table])
     elif change.action == "take over":
-        _take_over(connection, change.table, _OWN.get(change.table) or definition_of(CONTRACTS[_LEDGER]))
+        _take_over(connection, change.table, definition_of(contract) if contract else _OWN[change.table])
 
 
 def _take_over(connection: duckdb.DuckDBPyConnection, table: str, columns: str) -> None:
@@ -372,9 +374,14 @@ def _take_over(connection: duckdb.DuckDBPyConnection, table: str, columns: str) 
     connection.execute(f"alter table {_quoted(table)} rename to {old.rpartition('.')[2]}")
     connection.execute(f"create table {_quoted(table)} ({columns})")
     stored = stored_columns(connection)
-    common = ", ".join(quoted(name) for name in stored[table] if name in stored[f"{table}_before"])
+    before = stored[f"{table}_before"]
+    common = [name for name in stored[table] if name in before]
+    # What was stored as VARIANT is stored as its JSON.
+    read = (f"cast({quoted(name)} as json)" if before[name] == "VARIANT" else quoted(name) for name in common)
     try:
-        connection.execute(f"insert into {_quoted(table)} ({common}) select {common} from {old}")
+        connection.execute(
+            f"insert into {_quoted(table)} ({', '.join(map(quoted, common))}) select {', '.join(read)} from {old}"
+        )
     except (duckdb.ConversionException, duckdb.ConstraintException):
         raise UpgradeError(
             f"the rows of {table} cannot be taken over: the columns that both have cannot be cast, or a column that "

@@ -16,7 +16,7 @@ from pandera.errors import SchemaErrors
 from hospital_assets.checks.findings import Finding
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.contracts import Column
-from hospital_assets.warehouse.dialect import Frame, json_fields
+from hospital_assets.warehouse.dialect import Frame
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def of_pandera(kind: Kind, table: str, column: Column, check: pa.Check) -> Rule:
     """
     holds = _HOLDS.get(str(check.name))
     broken = None
-    if holds is not None and column.duckdb_type != "VARIANT":
+    if holds is not None:
         broken = ~holds(nw.col(column.name), **(check.statistics or {}))
     return Rule(kind, table, column.name, str(check.error or check.name), broken, check=(column, check))
 
@@ -115,8 +115,6 @@ def of_pandera(kind: Kind, table: str, column: Column, check: pa.Check) -> Rule:
 def _by_pandera(column: Column, check: pa.Check, frame: Frame) -> int:
     """How many values break a constraint, by Pandera; only that column is brought into memory."""
     # An eager frame: on a lazy one Pandera looks at names and types only.
-    if column.duckdb_type == "VARIANT":
-        frame = json_fields(frame, column.name, {column.name: "$"})
     values = frame.select(column.name).collect("polars").to_native()
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_zone:
         values = values.with_columns(pl.col(column.name).dt.convert_time_zone("UTC"))

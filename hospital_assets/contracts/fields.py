@@ -45,7 +45,6 @@ class Field:
         nullable: whether the value may be missing, unless a table says otherwise.
         references: `table.column` whose values the column must be among.
         plausible: bounds (inclusive) outside of which a value is odd but possible: a warning.
-        stored_as: the DuckDB type, where it is not the one that follows from the Polars type.
         compression: DuckDB compression, where we know better than its own choice.
         checks: Pandera's own constraints (`ge`, `le`, ...), unless a table has others: an error.
     """
@@ -58,7 +57,6 @@ class Field:
     nullable: bool = False
     references: str = ""
     plausible: tuple[float, float] | None = None
-    stored_as: str = ""
     compression: str = ""
     checks: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,13 +71,10 @@ def _field(
     nullable: bool = False,
     references: str = "",
     plausible: tuple[float, float] | None = None,
-    stored_as: str = "",
     compression: str = "",
     **checks: Any,
 ) -> Field:
-    return Field(
-        dtype, description, privacy, unit, source, nullable, references, plausible, stored_as, compression, checks
-    )
+    return Field(dtype, description, privacy, unit, source, nullable, references, plausible, compression, checks)
 
 
 text = partial(_field, pl.String)
@@ -333,10 +328,10 @@ FIELDS: Mapping[str, Field] = {
     ),
     "measured_at_source": text("Which clock of the source stands for the time of measurement; blank where it is that."),
     "payload": text(
-        "The measured values with their units, as landed; null where the record is unreadable.",
+        "The measured values with their units, as landed, in JSON; null where the record is unreadable.",
         privacy="clinical",
         nullable=True,
-        stored_as="VARIANT",
+        compression="zstd",
     ),
     "measured_date_key": key("Local day.", "dim_date.date_key"),
     "measured_time_key": key("Local minute.", "dim_time.time_key"),

@@ -139,7 +139,6 @@ def _as_pandera(name: str, table: str, stated: Field, clause: Clause) -> Any:
             # The table that a key belongs to does not refer to itself.
             "references": "" if references == f"{table}.{name}" else references,
             "plausible": clause.plausible or stated.plausible,
-            "stored_as": stated.stored_as,
             "compression": clause.compression or stated.compression,
             "because": clause.because,
         },
@@ -266,7 +265,7 @@ class Contract:
                 Column(
                     name=name,
                     dtype=dtype,
-                    duckdb_type=meta.get("stored_as") or duckdb_type(dtype),
+                    duckdb_type=duckdb_type(dtype),
                     nullable=stated.nullable,
                     description=stated.description or "",
                     unit=meta.get("unit", ""),

@@ -599,7 +599,7 @@ def _rows_with(connection: duckdb.DuckDBPyConnection, searched: Finder) -> Itera
     columns = connection.execute(
         "select schema_name, table_name, column_name from duckdb_columns() "
         "where not internal and database_name = current_database() "
-        "and (data_type in ('VARCHAR', 'JSON', 'VARIANT') or data_type like '%[]' or data_type like 'STRUCT%')"
+        "and (data_type in ('VARCHAR', 'JSON') or data_type like '%[]' or data_type like 'STRUCT%')"
     ).fetchall()
     for schema, table, column in columns:
         ((count,),) = connection.execute(

@@ -174,12 +174,7 @@ def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, ro
     """
     import pyarrow.fs as arrow_fs
 
-    columns = ", ".join(
-        f"cast(cast({quoted(c.name)} as json) as varchar) as {quoted(c.name)}"
-        if c.duckdb_type == "VARIANT"
-        else f"cast({quoted(c.name)} as {c.duckdb_type}) as {quoted(c.name)}"
-        for c in contract.columns
-    )
+    columns = ", ".join(f"cast({quoted(c.name)} as {c.duckdb_type}) as {quoted(c.name)}" for c in contract.columns)
     system, folder = tables.files()[0], tables.new_folder(contract.column_names)
     target = f"{tables.folder(contract)}/{folder}"
     is_local = isinstance(system, arrow_fs.LocalFileSystem)
@@ -267,12 +262,9 @@ def digest_of(rows: duckdb.DuckDBPyRelation, contract: Contract) -> str:
     """How many rows there are and a hash of all their values, whatever their order.
 
     Args:
-        rows: with at least the contract's columns; JSON may be text.
+        rows: with at least the contract's columns.
         contract: names them.
     """
-    values = ", ".join(
-        f"cast(cast({quoted(c.name)} as json)::variant as varchar)" if c.duckdb_type == "VARIANT" else quoted(c.name)
-        for c in contract.columns
-    )
+    values = ", ".join(map(quoted, contract.column_names))
     ((count, digest),) = rows.aggregate(f"count(*), sum(hash({values})::hugeint)").fetchall()
     return f"{count}-{digest}"

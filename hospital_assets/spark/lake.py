@@ -15,7 +15,7 @@ import narwhals as nw
 from hospital_assets.contracts import PARTITION_COLUMN, Contract
 from hospital_assets.warehouse.database import Period, assert_columns
 from hospital_assets.warehouse.delta import DeltaTables, in_words
-from hospital_assets.warehouse.dialect import Frame, lazy, polars_of, quoted, with_sql
+from hospital_assets.warehouse.dialect import Frame, lazy, polars_of
 from hospital_assets.warehouse.dialect.frames import is_on_spark, relation_of
 from hospital_assets.warehouse.errors import WarehouseError, without_values
 
@@ -110,11 +110,6 @@ class Lake(DeltaTables):
         relation = relation_of(frame)
         if relation is None:
             return frame
-        variants = [
-            column for column, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "VARIANT"
-        ]
-        if variants:
-            frame = with_sql(frame, {c: f"cast(cast({quoted(c)} as json) as varchar)" for c in variants})
         files, root = self.files()
         files.create_dir(f"{root}/.lent", recursive=True)
         file = f".lent/{name}.{uuid.uuid4().hex}.parquet"

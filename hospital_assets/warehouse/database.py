@@ -28,7 +28,7 @@ import duckdb
 import narwhals as nw
 import polars as pl
 
-from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Column, Contract
+from hospital_assets.contracts import LAYERS, PARTITION_COLUMN, Contract
 from hospital_assets.directory import refuse_newer, stamp_new
 from hospital_assets.files import StateError, is_locked, read_state, replacing
 from hospital_assets.settings import EngineSettings
@@ -43,7 +43,6 @@ _LOSSLESS: dict[str, frozenset[str]] = {
     "INTEGER": frozenset({"TINYINT", "SMALLINT", "UTINYINT", "USMALLINT"}),
     "DOUBLE": frozenset({"FLOAT", "TINYINT", "SMALLINT", "INTEGER", "DECIMAL(38,0)", "HUGEINT", "BIGINT"}),
     "VARCHAR": frozenset({"JSON"}),
-    "VARIANT": frozenset({"VARCHAR", "JSON"}),
 }
 
 
@@ -229,16 +228,11 @@ class Warehouse:
         return rows <= self.in_memory_rows
 
     def in_memory(self, contract: Contract, period: Period | None = None, *, may_be_absent: bool = False) -> Frame:
-        """As `read`, as a Polars frame, where JSON is text; read once for all that ask until the table is written."""
+        """As `read`, as a Polars frame; read once for all that ask until the table is written."""
         frames = self._frames.setdefault(contract.name, {})
         if period not in frames:
             frame = self.read(contract, period, may_be_absent=may_be_absent)
-            texts = {
-                c.name: f"cast(cast({quoted(c.name)} as json) as varchar)"
-                for c in contract.columns
-                if c.duckdb_type == "VARIANT"
-            }
-            read: pl.DataFrame = (with_sql(frame, texts) if texts else frame).collect("polars").to_native()
+            read: pl.DataFrame = frame.collect("polars").to_native()
             if sum(known.height for of_table in self._frames.values() for known in of_table.values()) > (
                 _MOST_REMEMBERED * self.in_memory_rows
             ):
@@ -295,7 +289,7 @@ class Warehouse:
                 collected = polars_of(frame).collect()
             source = self.connection.from_arrow(collected.to_arrow())
         assert_columns(contract, dict(zip(source.columns, map(str, source.types), strict=True)))
-        selected = ", ".join(map(_stored, contract.columns))
+        selected = ", ".join(map(quoted, contract.column_names))
         order = ", ".join(quoted(name) for name in contract.order_by)
         try:
             with self.transaction() as connection:
@@ -500,14 +494,6 @@ def assert_stored(
 def as_contracts_say(catalog_type: str) -> str:
     """A type of DuckDB's catalog as contracts spell it."""
     return catalog_type.replace("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ")
-
-
-def _stored(column: Column) -> str:
-    """What is stored of a column of a frame."""
-    name = quoted(column.name)
-    if column.duckdb_type == "VARIANT":
-        return f"cast({name} as json)::variant as {name}"
-    return name
 
 
 def _rows_of(contract: Contract, period: Period | None) -> str:

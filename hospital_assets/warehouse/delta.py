@@ -54,7 +54,6 @@ _COLUMNS = re.compile(r"w-([0-9a-f]{8})-")
 COMPACTED = {"cause": "small files put together"}
 _TYPES = {
     "VARCHAR": "string",
-    "VARIANT": "string",
     "BOOLEAN": "boolean",
     "SMALLINT": "short",
     "INTEGER": "integer",
@@ -424,10 +423,7 @@ class DeltaTables:
         It goes on reading this version, whatever is committed later.
         """
         # The empty relation gives columns that no file has yet, and their types.
-        nothing = ", ".join(
-            f"cast(null as {'VARCHAR' if c.duckdb_type == 'VARIANT' else c.duckdb_type}) as {quoted(c.name)}"
-            for c in contract.columns
-        )
+        nothing = ", ".join(f"cast(null as {c.duckdb_type}) as {quoted(c.name)}" for c in contract.columns)
         sources = [f"select {nothing} where false"]
         table = self.open(contract, version)
         alike: dict[str, list[str]] = {}
@@ -445,12 +441,7 @@ class DeltaTables:
             listed = ", ".join(literal(f"{self.address(contract)}/{path}") for path in paths)
             # By name, DuckDB opens every file at every query.
             sources.append(f"select * from read_parquet([{listed}], {days}, union_by_name = {not known_columns})")
-        selected = ", ".join(
-            f"cast({quoted(c.name)} as json)::variant as {quoted(c.name)}"
-            if c.duckdb_type == "VARIANT"
-            else quoted(c.name)
-            for c in contract.columns
-        )
+        selected = ", ".join(map(quoted, contract.column_names))
         return f"select {selected} from ({' union all by name '.join(sources)})"
 
     def _written(self, contract: Contract, folder: str) -> list[tuple[str, int]]:

@@ -271,11 +271,7 @@ def contract_of(key: dg.AssetKey) -> Contract:
 
 def _preview(warehouse: Warehouse, contract: Contract, period: Period | None) -> str:
     """A few rows as Markdown, without any column that tells about a person."""
-    shown = [
-        c.name
-        for c in contract.columns
-        if c.privacy in PREVIEW_PRIVACY and c.duckdb_type != "VARIANT" and not c.name.endswith("[]")
-    ]
+    shown = [c.name for c in contract.columns if c.privacy in PREVIEW_PRIVACY and not c.name.endswith("[]")]
     rows = warehouse.head(contract, period, shown, _PREVIEW_ROWS)
     if rows.is_empty():
         return "No rows."

@@ -213,10 +213,7 @@ def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
-    """Add text columns taken from a JSON column by path (`$.a.b`); null where absent.
-
-    The column may be JSON text, or DuckDB's VARIANT.
-    """
+    """Add text columns taken from a column of JSON texts by path (`$.a.b`); null where absent."""
     return _engine(frame).json_fields(frame, column, fields)
 
 

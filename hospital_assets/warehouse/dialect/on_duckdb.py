@@ -139,20 +139,14 @@ def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
 
 
 def json_fields(frame: Frame, column: str, fields: Mapping[str, str]) -> Frame:
-    relation = _relation(frame)
-    stored = dict(zip(relation.columns, relation.types, strict=True))[column]
-    source = quoted(column)
-    if str(stored) == "VARIANT":
-        # Single fields of a VARIANT read faster only while every row has them in one type.
-        source = f"cast({source} as json)"
     # All paths in one go: the text of a record is parsed once, not once per field.
     paths = ", ".join(literal(path) for path in fields.values())
-    found = with_sql(frame, {"_found": f"json_extract_string({source}, [{paths}])"})
+    found = with_sql(frame, {"_found": f"json_extract_string({quoted(column)}, [{paths}])"})
     return with_sql(found, {out: f"_found[{place}]" for place, out in enumerate(fields, start=1)}).drop("_found")
 
 
 def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> Frame:
-    listed = f"json_extract(cast({quoted(column)} as json), {literal(f'$.{items}[*]')})"
+    listed = f"json_extract({quoted(column)}, {literal(f'$.{items}[*]')})"
     rows = lazy(
         _relation(frame).select(StarExpression(exclude=[column]), SQLExpression(f"unnest({listed})").alias("_item"))
     )

@@ -124,8 +124,6 @@ def _export_statement(policy: Policy, base: RoleName, place: str, columns: Mappi
             expression = f"t{number}.token"
         elif column_name in contract.column_names:
             expression = f"s.{quoted(column_name)}"
-            if contract.column(column_name).duckdb_type in ("VARIANT", "JSON"):
-                expression = f"cast({expression} as json)::varchar"
         elif name in VARIANTS and column_name == VARIANTS[name][0]:
             pairs = ", ".join(f"{literal(c)}, s.{quoted(c)}" for c in gathered(policy, contract))
             expression = f"json_object({pairs})::varchar"

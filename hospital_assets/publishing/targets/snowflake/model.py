@@ -30,8 +30,6 @@ TYPES: Mapping[str, str] = {
     "TIMESTAMP": "TIMESTAMP_NTZ(6)",
     "TIMESTAMPTZ": "TIMESTAMP_LTZ(6)",
     "VARCHAR": "VARCHAR(16777216)",
-    "JSON": "VARIANT",
-    "VARIANT": "VARIANT",
 }
 
 
