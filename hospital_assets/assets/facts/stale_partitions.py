@@ -38,8 +38,9 @@ _INPUTS = {name: False for declared in DECLARED for name in declared.inputs} | {
 )
 def stale_partitions(context: dg.AssetExecutionContext, profiles: dg.ResourceParam[Profiles], **tables: Frame) -> Frame:
     """Days whose facts are not what they would be now."""
+    # Each by itself: together they would all be bound anew whenever one of them puts something aside.
     days = nw.concat(
-        [by_day(declared.rows(tables, profiles), declared.fact) for declared in DECLARED], how="vertical"
+        [checkpoint(by_day(declared.rows(tables, profiles), declared.fact)) for declared in DECLARED], how="vertical"
     ).select(nw.col(*CONTRACTS["stale_partitions"].column_names))
     found = checkpoint(days.group_by("table_name", "stale_date").agg(nw.col("row_count").sum()))
     listed = found.select("stale_date").unique().sort("stale_date").collect("polars")
