@@ -169,7 +169,7 @@ def test_entries_are_taken_out_of_a_bundle_with_what_refers_to_them(tmp_path: Pa
     assert strip_landing(settings, person) == []
 
 
-@settings_of_hypothesis(max_examples=50, deadline=None)
+@settings_of_hypothesis(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.booleans(), st.text('aé"\\]}{,[ \n', max_size=6)), min_size=1, max_size=6),
     st.sampled_from(["[%s]", " [\n%s\n]\n", '{"resourceType":"Bundle","entry":[%s],"z":[1]}']),
@@ -406,7 +406,7 @@ def test_a_visit_that_has_the_number_of_a_patient_is_not_the_patients(tmp_path: 
         strip_landing(settings, Person(("P1",)))
 
 
-@settings_of_hypothesis(max_examples=150, deadline=None)
+@settings_of_hypothesis(max_examples=50, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 3), st.text('a",\n\r|P1', max_size=8)), max_size=6),
     st.sampled_from(["\n", "\r\n", "\r"]),

@@ -593,6 +593,7 @@ def test_a_planted_identifier_stops_the_publication(
     assert len(list((settings.data_dir / "published" / audience).iterdir())) == 2
 
 
+@pytest.mark.fast_as("executive")
 @pytest.mark.parametrize("audience", ["analyst", "executive", "doctor-H2"])
 def test_a_patient_may_be_called_as_a_weekday(spoilt: tuple[Settings, Warehouse], audience: str) -> None:
     settings, warehouse = spoilt
@@ -608,6 +609,7 @@ def test_a_patient_may_be_called_as_a_weekday(spoilt: tuple[Settings, Warehouse]
     assert make(settings, audience).report.findings == ()
 
 
+@pytest.mark.fast_as("dim_department")
 @pytest.mark.parametrize(
     ("table", "column", "value", "audience"),
     [

@@ -218,6 +218,7 @@ def noted(name: str, called: set[str]) -> Callable[..., Any]:
 # The same run gives the same answers on stock storage --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_runs_answer_as_on_stock_storage(tmp_path: Path) -> None:
     with instance_of(EVENT_LOG, "SqliteEventLogStorage", tmp_path / "stock", stock=True) as instance:
         stock = answers(instance)
@@ -293,6 +294,7 @@ def rows_of(record: dg.EventLogRecord) -> Any:
 # What makes the overrides worth it: when one of these fails, Dagster does it by itself, and ours can go ----
 
 
+@pytest.mark.slow
 def test_stock_storage_still_leaves_the_days_of_a_checked_range_planned(tmp_path: Path) -> None:
     statuses = {}
     for kind, module, name in (
@@ -307,6 +309,7 @@ def test_stock_storage_still_leaves_the_days_of_a_checked_range_planned(tmp_path
     assert "PLANNED" in statuses["stock"], "Dagster counts a range's check for its days: drop our overrides of it"
 
 
+@pytest.mark.slow
 def test_stock_storage_still_takes_one_outcome_without_a_run(tmp_path: Path) -> None:
     with instance_of("hospital_assets.automation.event_log", "HospitalEventLogStorage", tmp_path / "ours") as instance:
         report(instance)

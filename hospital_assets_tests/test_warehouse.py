@@ -230,6 +230,7 @@ print("survived")
 """
 
 
+@pytest.mark.fast_as("mid-insert-True", "commit-False")
 @pytest.mark.parametrize("partitioned", [True, False])
 @pytest.mark.parametrize("where", ["between delete and insert", "in mid-insert", "before commit"])
 def test_kill_9_keeps_the_old_rows(tmp_path: Path, where: str, partitioned: bool) -> None:
