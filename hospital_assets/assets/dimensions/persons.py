@@ -17,7 +17,7 @@ _ROUNDS = 12
 @dg.asset(**table("dim_person"))
 def dim_person(dim_patient: Frame, cleaned_adt_events: Frame) -> Frame:
     """Every medical record number, and the one that stands for its person."""
-    return surviving(dim_patient, cleaned_adt_events).select(nw.col(*CONTRACTS["dim_person"].column_names))
+    return surviving(dim_patient, cleaned_adt_events).select(CONTRACTS["dim_person"].column_names)
 
 
 def surviving(patients: Frame, events: Frame) -> Frame:

@@ -23,5 +23,5 @@ def dated(alerts: Frame, hospitals: Frame) -> Frame:
     return (
         key_of(alerts, hospitals, natural="hospital_id", key="hospital_key")
         .with_columns(open_minutes=minutes, alert_state=nw.col("state"))
-        .select(nw.col(*CONTRACTS["fact_alerts"].column_names))
+        .select(CONTRACTS["fact_alerts"].column_names)
     )

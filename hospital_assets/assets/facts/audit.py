@@ -1,7 +1,6 @@
 """fact_audit_events: the audit log as a fact table."""
 
 import dagster as dg
-import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.resources import AuditResource
@@ -13,4 +12,4 @@ from hospital_assets.warehouse.dialect import Frame, lazy
 def fact_audit_events(audit: AuditResource) -> Frame:
     """Every entry of the audit; the chain that proves them stays where they are."""
     entries = lazy(audit.entries()).rename({"reason": "outcome_reason"})
-    return entries.select(nw.col(*CONTRACTS["fact_audit_events"].column_names))
+    return entries.select(CONTRACTS["fact_audit_events"].column_names)

@@ -36,7 +36,7 @@ def fact_bed_occupancy(
     hours = department_hours(dim_department, dim_hospital, dim_date, period)
     hours = checkpoint(hours.filter(nw.col("hour_start_at") <= now))
     return occupied(hours, fact_patient_flow, dim_department, period).select(
-        nw.col(*CONTRACTS["fact_bed_occupancy"].column_names)
+        CONTRACTS["fact_bed_occupancy"].column_names
     )
 
 

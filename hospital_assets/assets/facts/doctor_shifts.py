@@ -72,7 +72,7 @@ def keyed(shifts: Frame, doctors: Frame, hospitals: Frame, departments: Frame) -
     frame = local_clocks(frame, {"_start_local": "shift_start_at"}, "time_zone")
     return frame.with_columns(
         start_date_key=date_key("_start_local"), shift_hours=hours_between("shift_start_at", "shift_end_at")
-    ).select(nw.col(*CONTRACTS["fact_doctor_shifts"].column_names))
+    ).select(CONTRACTS["fact_doctor_shifts"].column_names)
 
 
 OTHER_DAYS = (

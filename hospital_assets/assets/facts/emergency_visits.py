@@ -81,7 +81,7 @@ def fact_emergency_visits(
     )
     frame = local_clocks(frame, {"_provider_local": "provider_at", "_departure_local": "departure_at"}, "time_zone")
     return measured(frame.with_columns(undelivered=undelivered(profiles))).select(
-        nw.col(*CONTRACTS["fact_emergency_visits"].column_names)
+        CONTRACTS["fact_emergency_visits"].column_names
     )
 
 

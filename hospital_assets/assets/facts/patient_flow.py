@@ -60,7 +60,7 @@ def fact_patient_flow(
         undelivered=undelivered(profiles),
         start_date_key=date_key("_start_local"),
         end_date_key=nw.coalesce(date_key("_end_local"), nw.lit(NOT_YET_KEY)),
-    ).select(nw.col(*CONTRACTS["fact_patient_flow"].column_names))
+    ).select(CONTRACTS["fact_patient_flow"].column_names)
 
 
 def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:

@@ -41,7 +41,7 @@ def stale_partitions(context: dg.AssetExecutionContext, profiles: dg.ResourcePar
     # Each by itself: together they would all be bound anew whenever one of them puts something aside.
     days = nw.concat(
         [checkpoint(by_day(declared.rows(tables, profiles), declared.fact)) for declared in DECLARED], how="vertical"
-    ).select(nw.col(*CONTRACTS["stale_partitions"].column_names))
+    ).select(CONTRACTS["stale_partitions"].column_names)
     found = checkpoint(days.group_by("table_name", "stale_date").agg(nw.col("row_count").sum()))
     listed = found.select("stale_date").unique().sort("stale_date").collect("polars")
     # Sensors read this; the warehouse may be in use by then.

@@ -29,7 +29,7 @@ def fact_vitals(
     frame = key_of(frame, dim_hospital, natural="hospital_id", key="hospital_key")
     return frame.with_columns(
         measured_date_key=date_key("measured_local"), measured_time_key=time_key("measured_local")
-    ).select(nw.col(*CONTRACTS["fact_vitals"].column_names))
+    ).select(CONTRACTS["fact_vitals"].column_names)
 
 
 def scored(observations: Frame, patients: Frame) -> Frame:

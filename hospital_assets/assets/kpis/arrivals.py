@@ -31,7 +31,7 @@ def kpi_arrivals_hourly(
         nw.col("calendar_date") >= nw.lit(period.first), nw.col("calendar_date") < nw.lit(period.end)
     ).select(service_date=nw.col("calendar_date"))
     days = checkpoint(at_hospitals(run_days, dim_hospital, dim_date))
-    return arrivals_by_hour(visits, days).select(nw.col(*CONTRACTS["kpi_arrivals_hourly"].column_names))
+    return arrivals_by_hour(visits, days).select(CONTRACTS["kpi_arrivals_hourly"].column_names)
 
 
 def at_hospitals(days: Frame, hospitals: Frame, dates: Frame) -> Frame:
@@ -103,9 +103,7 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
 @dg.asset(**table("kpi_peak_hours"))
 def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
     """Arrivals per existing hour by weekday and hour, for each hospital and all of them."""
-    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date).select(
-        nw.col(*CONTRACTS["kpi_peak_hours"].column_names)
-    )
+    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date).select(CONTRACTS["kpi_peak_hours"].column_names)
 
 
 def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:

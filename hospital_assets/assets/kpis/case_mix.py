@@ -24,7 +24,7 @@ def kpi_conditions_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_
         .join(dim_condition.select("condition_key", "icd_version", "icd_code"), on="condition_key", how="left")
         .group_by("service_date", "hospital_id", "icd_version", "icd_code")
         .agg(visit_count=nw.len())
-        .select(nw.col(*CONTRACTS["kpi_conditions_daily"].column_names))
+        .select(CONTRACTS["kpi_conditions_daily"].column_names)
     )
 
 
@@ -46,7 +46,7 @@ def kpi_conditions(kpi_conditions_daily: Frame, dim_condition: Frame) -> Frame:
             on=["icd_version", "icd_code"],
             how="left",
         )
-        .select(nw.col(*CONTRACTS["kpi_conditions"].column_names))
+        .select(CONTRACTS["kpi_conditions"].column_names)
     )
 
 
@@ -59,9 +59,7 @@ def kpi_condition_groups(kpi_conditions_daily: Frame, dim_condition: Frame) -> F
     summed = checkpoint(
         with_totals(grouped, ("condition_group",), ("hospital_id",), {"visit_count": nw.col("visit_count").sum()})
     )
-    return ranked(summed, nw.col("condition_group") != NOT_CODED).select(
-        nw.col(*CONTRACTS["kpi_condition_groups"].column_names)
-    )
+    return ranked(summed, nw.col("condition_group") != NOT_CODED).select(CONTRACTS["kpi_condition_groups"].column_names)
 
 
 def ranked(counts: Frame, is_coded: nw.Expr) -> Frame:
@@ -106,7 +104,7 @@ def kpi_procedures(cleaned_procedures: Frame) -> Frame:
             share_pct=share_pct("procedure_count", "_all"),
             commonest_rank=nw.col("procedure_count").rank("min", descending=True).over("hospital_id").cast(nw.Int64),
         )
-        .select(nw.col(*CONTRACTS["kpi_procedures"].column_names))
+        .select(CONTRACTS["kpi_procedures"].column_names)
     )
 
 
@@ -135,7 +133,7 @@ def kpi_triage_mix_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_
             target_evaluable_count=nw.col("_evaluable").sum(),
             within_target_count=nw.col("_within").sum(),
         )
-        .select(nw.col(*CONTRACTS["kpi_triage_mix_daily"].column_names))
+        .select(CONTRACTS["kpi_triage_mix_daily"].column_names)
     )
 
 
@@ -156,5 +154,5 @@ def kpi_triage_mix(kpi_triage_mix_daily: Frame) -> Frame:
             share_of_triaged_pct=nw.when(is_triaged).then(share_pct("visit_count", "triaged_visit_count")),
             within_target_pct=share_pct("within_target_count", "target_evaluable_count"),
         )
-        .select(nw.col(*CONTRACTS["kpi_triage_mix"].column_names))
+        .select(CONTRACTS["kpi_triage_mix"].column_names)
     )

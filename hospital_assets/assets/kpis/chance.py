@@ -40,7 +40,7 @@ def kpi_trends(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
     ).filter(~nw.col("value").is_null())
     return with_natural_limits(checkpoint(values), checkpoint, clock.baselines).select(
-        nw.col(*CONTRACTS["kpi_trends"].column_names)
+        CONTRACTS["kpi_trends"].column_names
     )
 
 
@@ -67,7 +67,7 @@ def kpi_units(
 ) -> Frame:
     """Rates of the whole period by hospital, with limits around that of all."""
     rates = by_day(kpi_lwbs_daily, kpi_four_hour_daily, kpi_boarding_daily, kpi_critical_waits_daily)
-    return with_funnel_limits(rates).select(nw.col(*CONTRACTS["kpi_units"].column_names))
+    return with_funnel_limits(rates).select(CONTRACTS["kpi_units"].column_names)
 
 
 def with_funnel_limits(rates: Mapping[str, Frame]) -> Frame:

@@ -68,7 +68,7 @@ def kpi_crowding_hourly(
     now = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     visits = checkpoint(with_presence(visits.join(ventilated, on="visit_id", how="left"), period))
     beds = checkpoint(on_days_with_patients(beds.filter(nw.col("hour_start_at") <= now), visits))
-    return crowding(beds, visits, checkpoint(shifts)).select(nw.col(*CONTRACTS["kpi_crowding_hourly"].column_names))
+    return crowding(beds, visits, checkpoint(shifts)).select(CONTRACTS["kpi_crowding_hourly"].column_names)
 
 
 def days_looked_at(visits: Frame, now: datetime, last_service_date: date | None) -> Period:

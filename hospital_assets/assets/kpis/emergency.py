@@ -44,9 +44,7 @@ def with_hospital(visits: Frame, hospitals: Frame) -> Frame:
 @dg.asset(**table("kpi_lwbs_daily"))
 def kpi_lwbs_daily(fact_emergency_visits: Frame, dim_hospital: Frame) -> Frame:
     """Left without being seen, of all who presented."""
-    return lwbs(with_hospital(fact_emergency_visits, dim_hospital)).select(
-        nw.col(*CONTRACTS["kpi_lwbs_daily"].column_names)
-    )
+    return lwbs(with_hospital(fact_emergency_visits, dim_hospital)).select(CONTRACTS["kpi_lwbs_daily"].column_names)
 
 
 def lwbs(visits: Frame) -> Frame:
@@ -64,7 +62,7 @@ def lwbs(visits: Frame) -> Frame:
 def kpi_four_hour_daily(fact_emergency_visits: Frame, dim_hospital: Frame) -> Frame:
     """Departures within four hours, by day of departure."""
     return four_hour(with_hospital(fact_emergency_visits, dim_hospital)).select(
-        nw.col(*CONTRACTS["kpi_four_hour_daily"].column_names)
+        CONTRACTS["kpi_four_hour_daily"].column_names
     )
 
 
@@ -112,7 +110,7 @@ def kpi_boarding_daily(
     visits = admitted.join(destinations, on="visit_id", how="left").with_columns(
         destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown"))
     )
-    return boarding(visits).select(nw.col(*CONTRACTS["kpi_boarding_daily"].column_names))
+    return boarding(visits).select(CONTRACTS["kpi_boarding_daily"].column_names)
 
 
 def boarding(visits: Frame) -> Frame:
@@ -144,7 +142,7 @@ def boarding(visits: Frame) -> Frame:
 def kpi_seen_on_time_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_triage: Frame) -> Frame:
     """Who was seen within the target of the level, under each scale."""
     return seen_on_time(with_hospital(fact_emergency_visits, dim_hospital), dim_triage).select(
-        nw.col(*CONTRACTS["kpi_seen_on_time_daily"].column_names)
+        CONTRACTS["kpi_seen_on_time_daily"].column_names
     )
 
 
@@ -184,7 +182,7 @@ def kpi_critical_waits_daily(fact_emergency_visits: Frame, dim_hospital: Frame, 
     """Critical patients who waited too long, those who left or still wait included."""
     visits = with_hospital(fact_emergency_visits, dim_hospital)
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-    return critical_waits(visits, as_of).select(nw.col(*CONTRACTS["kpi_critical_waits_daily"].column_names))
+    return critical_waits(visits, as_of).select(CONTRACTS["kpi_critical_waits_daily"].column_names)
 
 
 def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
@@ -227,7 +225,7 @@ def kpi_op18(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: F
     visits = with_hospital(fact_emergency_visits, dim_hospital).join(
         dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
     )
-    return op18(visits).select(nw.col(*CONTRACTS["kpi_op18"].column_names))
+    return op18(visits).select(CONTRACTS["kpi_op18"].column_names)
 
 
 def op18(visits: Frame) -> Frame:
@@ -281,7 +279,7 @@ def kpi_ecat(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: F
     visits = with_hospital(fact_emergency_visits, dim_hospital).join(
         dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
     )
-    return with_z_scores(checkpoint(ecat(visits))).select(nw.col(*CONTRACTS["kpi_ecat"].column_names))
+    return with_z_scores(checkpoint(ecat(visits))).select(CONTRACTS["kpi_ecat"].column_names)
 
 
 def ecat(visits: Frame) -> Frame:

@@ -47,8 +47,8 @@ def bed_use(
         checkpoint(nw.concat([frame, pooled(frame)], how="vertical")) for frame in (hours, segments)
     )
     return (
-        occupancy(all_hours, all_segments).select(nw.col(*CONTRACTS["kpi_occupancy_daily"].column_names)),
-        department_flow(hours, segments).select(nw.col(*CONTRACTS["kpi_department_flow_daily"].column_names)),
+        occupancy(all_hours, all_segments).select(CONTRACTS["kpi_occupancy_daily"].column_names),
+        department_flow(hours, segments).select(CONTRACTS["kpi_department_flow_daily"].column_names),
     )
 
 

@@ -26,7 +26,7 @@ STAGES = {
 def kpi_stages_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """How many visits reached each stage, and how long it took from the stage before."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return stages(visits).select(nw.col(*CONTRACTS["kpi_stages_daily"].column_names))
+    return stages(visits).select(CONTRACTS["kpi_stages_daily"].column_names)
 
 
 def stages(visits: Frame) -> Frame:
@@ -74,7 +74,7 @@ def stages(visits: Frame) -> Frame:
 def kpi_pathways_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Visits by how they arrived, how urgent they were and how they ended."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return pathways(visits).select(nw.col(*CONTRACTS["kpi_pathways_daily"].column_names))
+    return pathways(visits).select(CONTRACTS["kpi_pathways_daily"].column_names)
 
 
 def pathways(visits: Frame) -> Frame:
@@ -99,7 +99,7 @@ def pathways(visits: Frame) -> Frame:
 def kpi_handovers_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """How long ambulances wait until the department takes their patient over."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return handovers(visits).select(nw.col(*CONTRACTS["kpi_handovers_daily"].column_names))
+    return handovers(visits).select(CONTRACTS["kpi_handovers_daily"].column_names)
 
 
 def handovers(visits: Frame) -> Frame:

@@ -60,7 +60,7 @@ def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Fram
             visits_per_shift_hour=nw.when(nw.col("shift_hours") > 0).then(nw.col("visit_count") / nw.col("shift_hours"))
         )
     )
-    return with_chance_limits(checkpoint(doctors)).select(nw.col(*CONTRACTS["kpi_physician_workload"].column_names))
+    return with_chance_limits(checkpoint(doctors)).select(CONTRACTS["kpi_physician_workload"].column_names)
 
 
 def with_chance_limits(doctors: Frame) -> Frame:
@@ -120,7 +120,7 @@ def kpi_blood_groups(fact_emergency_visits: Frame, dim_patient: Frame, dim_perso
                 return_dtype=nw.Float64,
             ),
         )
-        .select(nw.col(*CONTRACTS["kpi_blood_groups"].column_names))
+        .select(CONTRACTS["kpi_blood_groups"].column_names)
     )
 
 
@@ -151,7 +151,7 @@ def kpi_demographics(fact_emergency_visits: Frame, dim_patient: Frame, dim_perso
     return (
         counted.with_columns(_all_visits=nw.col("visit_count").sum().over("hospital_id", "characteristic"))
         .with_columns(share_of_visits_pct=share_pct("visit_count", "_all_visits"))
-        .select(nw.col(*CONTRACTS["kpi_demographics"].column_names))
+        .select(CONTRACTS["kpi_demographics"].column_names)
     )
 
 

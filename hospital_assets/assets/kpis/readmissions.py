@@ -46,7 +46,7 @@ def kpi_readmissions(
         dim_condition,
     ).join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
     data_end = nw.lit((clock.now() - timedelta(days=1)).date()).cast(nw.Date)
-    return readmissions(checkpoint(stays), data_end).select(nw.col(*CONTRACTS["kpi_readmissions"].column_names))
+    return readmissions(checkpoint(stays), data_end).select(CONTRACTS["kpi_readmissions"].column_names)
 
 
 def inpatient_stays(flow: Frame, principal: Frame, procedures: Frame, hospitals: Frame, conditions: Frame) -> Frame:

@@ -46,7 +46,7 @@ def kpi_returns(
         )
     )
     data_end = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-    return returns(checkpoint(visits), data_end).select(nw.col(*CONTRACTS["kpi_returns"].column_names))
+    return returns(checkpoint(visits), data_end).select(CONTRACTS["kpi_returns"].column_names)
 
 
 def returns(visits: Frame, data_end: nw.Expr) -> Frame:

@@ -25,7 +25,7 @@ def kpi_shift_patterns_daily(fact_doctor_shifts: Frame, dim_hospital: Frame) -> 
     shifts = fact_doctor_shifts.join(
         dim_hospital.select("hospital_key", "hospital_id", "time_zone"), on="hospital_key", how="left"
     )
-    return shift_patterns(shifts).select(nw.col(*CONTRACTS["kpi_shift_patterns_daily"].column_names))
+    return shift_patterns(shifts).select(CONTRACTS["kpi_shift_patterns_daily"].column_names)
 
 
 def shift_patterns(shifts: Frame) -> Frame:
@@ -70,7 +70,7 @@ def shift_patterns(shifts: Frame) -> Frame:
 def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, dim_hospital: Frame) -> Frame:
     """Arrivals and doctors on shift in each local hour of each day."""
     return staffing(kpi_arrivals_hourly, kpi_crowding_hourly, dim_hospital).select(
-        nw.col(*CONTRACTS["kpi_staffing_hourly"].column_names)
+        CONTRACTS["kpi_staffing_hourly"].column_names
     )
 
 

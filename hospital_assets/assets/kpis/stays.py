@@ -46,7 +46,7 @@ def kpi_length_of_stay(
     """Length of stay by month of discharge, hospital and class."""
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
-    return length_of_stay(stays, as_of).select(nw.col(*CONTRACTS["kpi_length_of_stay"].column_names))
+    return length_of_stay(stays, as_of).select(CONTRACTS["kpi_length_of_stay"].column_names)
 
 
 def length_of_stay(stays: Frame, as_of: nw.Expr) -> Frame:
@@ -110,7 +110,7 @@ def kpi_overstays(fact_patient_flow: Frame, dim_hospital: Frame, dim_department:
     """Overstays, by hospital and last department."""
     as_of = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     stays = stays_of(fact_patient_flow, dim_hospital, dim_department)
-    return overstays(stays, as_of).select(nw.col(*CONTRACTS["kpi_overstays"].column_names))
+    return overstays(stays, as_of).select(CONTRACTS["kpi_overstays"].column_names)
 
 
 def _days_of(span: nw.Expr) -> nw.Expr:
@@ -145,7 +145,7 @@ def kpi_discharge_before_noon_daily(
     mine = fact_patient_flow.filter(period.holds()).select("stay_id").unique()
     theirs = fact_patient_flow.join(mine, on="stay_id", how="semi")
     stays = stays_of(theirs, dim_hospital, dim_department).filter(period.holds())
-    return before_noon(stays).select(nw.col(*CONTRACTS["kpi_discharge_before_noon_daily"].column_names))
+    return before_noon(stays).select(CONTRACTS["kpi_discharge_before_noon_daily"].column_names)
 
 
 def before_noon(stays: Frame) -> Frame:

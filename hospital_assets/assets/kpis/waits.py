@@ -21,14 +21,14 @@ GROUPS = ("hospital_id", "department_name", "triage_group")
 def kpi_waits_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Waits of each day by hospital, department and triage level, with totals."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return wait_figures(visits, by=("service_date",)).select(nw.col(*CONTRACTS["kpi_waits_daily"].column_names))
+    return wait_figures(visits, by=("service_date",)).select(CONTRACTS["kpi_waits_daily"].column_names)
 
 
 @dg.asset(**table("kpi_waits"))
 def kpi_waits(fact_emergency_visits: Frame, dim_hospital: Frame, dim_department: Frame) -> Frame:
     """Waits of the whole period by hospital, department and triage level, with totals."""
     visits = labelled(fact_emergency_visits, dim_hospital, dim_department)
-    return wait_figures(visits, by=()).select(nw.col(*CONTRACTS["kpi_waits"].column_names))
+    return wait_figures(visits, by=()).select(CONTRACTS["kpi_waits"].column_names)
 
 
 @dg.asset(**table("kpi_waits_rolling"))
@@ -69,7 +69,7 @@ def kpi_waits_rolling(kpi_waits_daily: Frame) -> Frame:
                 nw.col("rolling_wait_sum_minutes") / nw.col("rolling_wait_count")
             ),
         )
-        .select(nw.col(*CONTRACTS["kpi_waits_rolling"].column_names))
+        .select(CONTRACTS["kpi_waits_rolling"].column_names)
     )
 
 
