@@ -31,6 +31,18 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `certificates`: TLS of servers, whose certificates are renewed while they serve.
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
 - `workers`: processes that work for this one, and end with it.
+
+What a parameter means everywhere is said here, and beside a function only where it means something else:
+
+- `settings` are those of a data directory, `data_dir` is its folder, `profiles` are its source profiles,
+  `definitions` its graph, `warehouse` is its open warehouse; `contract` is that of the table.
+- `now` and `as_of` are of the hospital's time, `clock`, `wall` and moments as `at` and `taken_at` of the wall clock;
+  `period` are service days, None is all of them; `time_zone` and `zone` are names of the IANA database.
+- Frames have the columns of their table: `visits` fact_emergency_visits, `flow` fact_patient_flow, `observations`
+  fact_vitals, `shifts` fact_doctor_shifts, `arrivals` kpi_arrivals_hourly, `ledger` raw_landed_files; `events` are
+  cleaned ADT events; `hospitals`, `departments`, `patients`, `persons`, `conditions`, `dates` are dimensions.
+- `mart` and `where` are the publication and the slice of it that a page shows; `certificates` are PEM files of
+  services.
 """
 
 import os

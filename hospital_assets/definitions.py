@@ -64,12 +64,7 @@ from hospital_assets.warehouse.io_manager import WarehouseResource
 
 
 def build_definitions(settings: Settings, engine: EngineSettings | None = None) -> dg.Definitions:
-    """Definitions over a data directory, on an engine; made of nothing but these arguments.
-
-    Args:
-        settings: the data directory.
-        engine: default DuckDB.
-    """
+    """Definitions over a data directory, on an engine; made of nothing but these arguments."""
     periods = service_periods(settings)
     tables = table_assets(periods)
     policy = usable_policy(settings)

@@ -152,7 +152,6 @@ def read_state(path: Path, remedy: str, *keys: str) -> dict[str, Any]:
     """A JSON object that this program wrote for itself.
 
     Args:
-        path: the file.
         remedy: what to do when it is something else.
         keys: what it must have.
 

@@ -42,11 +42,7 @@ def spread(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> l
 
 
 def end_with(parent: int) -> None:
-    """End this process when the one that started it has gone: nobody else would.
-
-    Args:
-        parent: that process.
-    """
+    """End this process when the one that started it has gone: nobody else would."""
     threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
 
 

@@ -106,7 +106,6 @@ def open_provider(settings: Settings, policy: Policy, environment: Mapping[str, 
     """The identity provider of a data directory; None where `hospital.toml` names none. Asks it nothing yet.
 
     Args:
-        settings: of the data directory.
         policy: whose roles people get.
         environment: has the client's secret.
 

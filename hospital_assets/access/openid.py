@@ -190,11 +190,7 @@ class Provider:
         return person, str(kept["following"])
 
     async def sign_out_address(self, id_token: str) -> str:
-        """Where the browser of somebody who has signed out here ends their session at the provider; empty: nowhere.
-
-        Args:
-            id_token: of the session that has ended.
-        """
+        """Where the browser of somebody who has signed out here ends their session at the provider; empty: nowhere."""
         try:
             if not (await self.metadata()).get("end_session_endpoint"):
                 return ""

@@ -86,14 +86,7 @@ class RefusedError(Exception):
 
 
 def run_query(file: Path, sql: str, form: Format, limits: Limits | None = None) -> Answer:
-    """Answer one query from one file, in a process that is gone afterwards.
-
-    Args:
-        file: the DuckDB file of a publication.
-        sql: what was asked.
-        form: of the answer.
-        limits: what it may use.
-    """
+    """Answer one query from the DuckDB file of a publication, in a process that is gone afterwards."""
     limits = limits or Limits()
     started = time.perf_counter()
     if len(sql) > MOST_STATEMENT_CHARACTERS:

@@ -211,14 +211,14 @@ class OpenSession:
 class Users:
     """The users of a data directory. Safe to use from several processes and threads at once.
 
-    Administrative acts name who does them (`by`).
+    Administrative acts name who does them (`by`). `kind` is the application that a session is of, `client` where from,
+    for the audit; `now` is an instant, None the wall clock's.
     """
 
     def __init__(self, file: Path, policy: Callable[[], Policy], audit: Audit) -> None:
         """Open the file; made when absent, readable by its owner only.
 
         Args:
-            file: the SQLite file.
             policy: returns the policy, which makes the audiences; a user of another one is not let in.
             audit: writes an entry, or raises.
         """
@@ -342,13 +342,6 @@ class Users:
     ) -> Session | None:
         """Begin a session; None when the name or password is wrong, or the user disabled or locked out.
 
-        Args:
-            name: as typed.
-            password: as typed.
-            kind: of which application.
-            client: where from, for the audit.
-            now: an instant; None for the wall clock's.
-
         Raises:
             AuditError: it cannot be audited; then nobody is let in.
         """
@@ -416,12 +409,6 @@ class Users:
 
     def sign_in_person(self, person: Person, kind: Kind, *, client: str, now: datetime | None = None) -> Session | None:
         """Begin a session for somebody whom the provider has vouched for; None when they are disabled here.
-
-        Args:
-            person: who, in which role.
-            kind: of which application.
-            client: where from, for the audit.
-            now: an instant; None for the wall clock's.
 
         Raises:
             AuditError: it cannot be audited; then nobody is let in.
@@ -511,10 +498,6 @@ class Users:
 
     def sign_out(self, token: str, *, client: str) -> str | None:
         """End one session; a token that opens none ends nothing.
-
-        Args:
-            token: of the session.
-            client: where from, for the audit.
 
         Returns:
             the provider's ID token, empty for a local account's session; None where nothing ended.
@@ -671,7 +654,6 @@ def open_users(settings: Settings, audit: Audit | None = None) -> Users:
     """The users of a data directory, which need not exist yet, under its policy.
 
     Args:
-        settings: the data directory.
         audit: writes an entry; None for the audit of the data directory.
 
     Raises:

@@ -167,7 +167,6 @@ class Outbox:
 
         Args:
             signals: in any order.
-            now: the hospital's time.
             cooldown: what is raised again within this time of its end is the same alert.
             snapshots: rules of which `signals` name everything that is raised, with the moment of
                 the look: their other alerts are over.
@@ -393,16 +392,6 @@ class Outbox:
         """Send no messages about an alert, or about a rule (at a place), for some time; returns the silence's number.
 
         Alerts are raised, listed and counted as ever. What is still open when the silence ends is sent then.
-
-        Args:
-            span: for how long.
-            reason: why, for those who look.
-            by: who.
-            wall: the wall clock.
-            alert_id: only what this alert is about.
-            rule: only this rule's.
-            hospital_id: only at this hospital.
-            department_name: only in this department.
 
         Raises:
             ValueError: neither an alert nor a rule is named, there is no such alert, it is for too long, or without a

@@ -51,7 +51,6 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
     Args:
         records: cleaned records of all days, with `recorded_at` (null counts as oldest).
         key: columns that identify the thing.
-        period: the service days asked for; None: all.
     """
     keys = list(key)
     inside, contested = records, records

@@ -89,11 +89,7 @@ class AuditResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 def profiles_resource(folder: Path) -> dg.ResourceDefinition:
-    """Gives assets and checks the source profiles as a value, read when a run first asks.
-
-    Args:
-        folder: `Settings.profiles_folder`.
-    """
+    """Gives assets and checks the source profiles as a value, read when a run first asks."""
     return dg.ResourceDefinition(lambda _: load_profiles(folder), description="The source profiles.")
 
 

@@ -123,8 +123,6 @@ def build(
     """Materialise and check tables for the service days from `first` to `last`.
 
     Args:
-        definitions: what to run.
-        settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
         select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`, or names of tables; default all.
@@ -184,12 +182,9 @@ def check(
     """Run every check on what is stored for the days from `first` to `last`; builds nothing.
 
     Args:
-        definitions: what to run.
-        settings: the data directory.
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
         table: only the checks of this one.
-        progress: as for `build`.
 
     Raises:
         BuildError: nothing was ever built, or there is no such table.
@@ -215,10 +210,7 @@ def publish(
     """Publish what is stored to the audiences of some roles.
 
     Args:
-        definitions: what to run.
-        settings: the data directory.
         roles: whose publications; default everybody's.
-        progress: as for `build`.
 
     Raises:
         BuildError: nothing was ever built.
@@ -241,13 +233,6 @@ def refresh(
     """Load the files that wait and refresh their days, as the sensors would; None when none wait.
 
     A file whose runs fail is tried again, then alone, and then quarantined, so that the rest goes on.
-
-    Args:
-        definitions: what to run.
-        settings: the data directory.
-        landing: its landing zone.
-        progress: as for `build`.
-        clock: the wall clock.
     """
     with _Runs(definitions, settings, _days(settings, None, None), progress) as runs:
         loading = Loading(settings, landing, runs.load)

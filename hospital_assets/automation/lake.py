@@ -36,7 +36,6 @@ def lake_schedule(settings: Settings, kept: Sequence[tuple[DeltaTables, Collecti
     """Maintain the lake and the mirror, as far as there are any, every night.
 
     Args:
-        settings: the data directory.
         kept: places, and the tables that are in them.
     """
 

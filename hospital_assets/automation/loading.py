@@ -169,12 +169,7 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
 
 
 def inputs_of(graph: Any, selection: Collection[dg.AssetKey]) -> set[dg.AssetKey]:
-    """The other tables that some tables read. Where one was never made, as in a new data directory, all have to be.
-
-    Args:
-        graph: the asset graph.
-        selection: the tables.
-    """
+    """The other tables that some tables read. Where one was never made, as in a new data directory, all have to be."""
     parents = {parent for key in selection for parent in graph.get(key).parent_keys} - set(selection)
     return {parent for parent in parents if parent.path[-1] in CONTRACTS}
 
@@ -191,12 +186,6 @@ def scope_of(
     """The tables that a request refreshes, and over which service days; None of tables that have none.
 
     No tables are all of them: one that they read was never made.
-
-    Args:
-        request: the request.
-        graph: the asset graph.
-        settings: the data directory.
-        is_made: whether all of some tables were made.
     """
     if request.days is None:
         selection = without_days(graph, request.subjects)

@@ -63,7 +63,6 @@ def at_work(settings: Settings, now: datetime) -> list[str]:
     """What loads or publishes by itself in a data directory: for commands that must be alone.
 
     Args:
-        settings: the data directory.
         now: the wall clock.
 
     Returns:

@@ -53,7 +53,6 @@ def command_of(process: Process, settings: Settings, socket: Path, port: int = 3
 
     Args:
         process: which.
-        settings: of the data directory.
         socket: where the code server listens, see `code_socket`.
         port: of the webserver, on this machine only: it has no sign-in of its own.
         prefix: path under which a proxy shows the webserver, as in /dagster.

@@ -68,7 +68,6 @@ def landing_sensor(
 
     Args:
         feed: one of `FEEDS`.
-        settings: the data directory.
         landing: where files land. Not a resource of the sensor, for which Dagster would make an instance at each tick.
         clock: the wall clock, which says how old a file is.
     """

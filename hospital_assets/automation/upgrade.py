@@ -113,8 +113,6 @@ def plan_upgrade(definitions: dg.Definitions, settings: Settings, *, fill: bool 
     """What an upgrade would do; changes nothing, and opens the warehouse for reading only.
 
     Args:
-        definitions: the graph of the directory.
-        settings: the data directory.
         fill: build tables anew that only gain columns, so that days stored before have values in them.
 
     Raises:
@@ -272,14 +270,11 @@ def upgrade(
     Tables that are to be built are dropped first, all at once: those that are missing are what is left to do.
 
     Args:
-        definitions: the graph of the directory.
-        settings: the data directory.
         now: the wall clock.
         keep: how many snapshots to keep, with that of before the upgrade; None to take none.
         fill: see `plan_upgrade`.
         accept_loss: build raw tables also where files of theirs are gone.
         say: called with what is done.
-        progress: as for `build`.
 
     Raises:
         UpgradeError: rows would be lost, or cannot be taken over; nothing was changed.

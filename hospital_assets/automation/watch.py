@@ -95,13 +95,7 @@ class Batch:
 def watch(
     definitions: dg.Definitions, settings: Settings, stop: threading.Event, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Load files as they land, until stopped.
-
-    Args:
-        definitions: what to run.
-        settings: the data directory.
-        stop: set to end.
-        say: is given what happens, in words.
+    """Load files as they land, until `stop` is set.
 
     Raises:
         BatchError: another process watches this directory already.
@@ -241,9 +235,6 @@ class Loader:
 
     def load(self, requests: Sequence[Request]) -> Batch:
         """Load some files and refresh what depends on them.
-
-        Args:
-            requests: what the planner asks for.
 
         Raises:
             WarehouseLockedError: a run has the warehouse; nothing was done.

@@ -19,7 +19,6 @@ def heatmap(spec: dict[str, Any], height: int = 236) -> str:
 
     Args:
         spec: `rows`, `columns` (names), `cells` (values by row), `unit`.
-        height: of the drawing.
     """
     cells, columns = spec["cells"], spec["columns"]
     most = max((v for line in cells for v in line if v is not None), default=0) or 1

@@ -35,7 +35,6 @@ def funnel(spec: dict[str, Any], height: int = 250) -> str:
 
     Args:
         spec: `points` (`name`, `x`, `y`, `low`, `high`, `is_outside`), `centre`, `x_name`, `unit`.
-        height: of the drawing.
     """
     points = spec["points"]
     if not points:

@@ -42,7 +42,6 @@ def lines(spec: dict[str, Any], width: int = 860, height: int = 250) -> str:
     Args:
         spec: `x` (labels), `lines`, `bands`, `rules`, `unit`, `digits`, `zero`; see `figures.series`.
         width: of the room on a wide screen, for the number of labels.
-        height: of the drawing.
     """
     values = _values(spec)
     if not values:

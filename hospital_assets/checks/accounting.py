@@ -129,8 +129,6 @@ def columns_drifted(
         name: of the check.
         verdicts: the changes it is about, see `drift`.
         what: it finds, in words.
-        ledger: raw_landed_files.
-        profiles: of the directory.
     """
     found = [drift for drift in drifts(ledger, profiles) if drift.verdict in NOTEWORTHY and drift.verdict in verdicts]
     none = dg.TableRecord(

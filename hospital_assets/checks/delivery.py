@@ -73,11 +73,7 @@ _FOLLOWS: Mapping[str, tuple[str, ...]] = {
 
 
 def undeliverable(profiles: Iterable[Profile]) -> frozenset[str]:
-    """What no source in use can fill: `table.column`, and `raw_<subject>` without any source.
-
-    Args:
-        profiles: of the sources in use.
-    """
+    """What no source in use can fill: `table.column`, and `raw_<subject>` without any source."""
     in_use = list(profiles)
     if not in_use:
         return frozenset()

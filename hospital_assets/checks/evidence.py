@@ -34,13 +34,7 @@ _PROGRAM = (
 
 
 def evidence(warehouse: Warehouse, contract: Contract, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Metadata for the findings of a check that did not pass; empty where all did.
-
-    Args:
-        warehouse: open.
-        contract: the table that was checked.
-        findings: its single checks.
-    """
+    """Metadata for the findings of a check that did not pass; empty where all did."""
     bad = [finding for finding in findings if finding.status in ("Failed", "Error")]
     if not bad:
         return {}
@@ -89,9 +83,6 @@ def results(
 
     Args:
         context: of the step.
-        warehouse: open.
-        checked_at: the wall clock.
-        contract: the table.
         frames: it and the tables that the check reads, by name.
         check: see `findings.evaluated`.
     """

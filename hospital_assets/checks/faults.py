@@ -427,7 +427,6 @@ def failed_kinds(table: str, tables: Tables, as_of: datetime, kinds: Collection[
     Args:
         table: which.
         tables: it and what it is compared with.
-        as_of: the hospital's time.
         kinds: those to evaluate; a missing column would stop the others.
     """
     frames: dict[str, Frame] = {name: lazy(frame) for name, frame in tables.items()}
@@ -440,7 +439,6 @@ def prove(tables: Tables, as_of: datetime) -> pl.DataFrame:
 
     Args:
         tables: sound tables, those of `tables_needed`.
-        as_of: the hospital's time.
 
     Returns:
         a row per fault: kind, table, fault, is_caught, also_failed (what else noticed).

@@ -89,7 +89,6 @@ def evaluated(
     """What a check finds; of tables in memory by SQL where a rule is broken, to show how to look on.
 
     Args:
-        warehouse: open.
         frames: the tables that the check reads, by name.
         period: the service days it covers of the tables that have them; None for all.
         check: gives findings by kind; may be called twice.
@@ -153,16 +152,7 @@ def store(
     found: Sequence[tuple[Kind, Sequence[Finding]]],
     period: Period | None,
 ) -> None:
-    """Keep every single result.
-
-    Args:
-        warehouse: where.
-        run_id: the Dagster run.
-        checked_at: the wall clock.
-        table: which was checked.
-        found: findings by kind.
-        period: the service days that were checked; None for the whole table.
-    """
+    """Keep every single result."""
     first: date | None = period.first if period else None
     end: date | None = period.end if period else None
     rows = pl.DataFrame(
@@ -218,7 +208,6 @@ def newest_results(warehouse: Warehouse, kinds: Mapping[str, Collection[Kind]]) 
     count: nobody would ever evaluate them again.
 
     Args:
-        warehouse: open.
         kinds: table -> the kinds of checks that it has.
     """
     newest = _results(

@@ -105,9 +105,7 @@ def accounted(
 
     Args:
         on_disk: source_file, file_modified_ns of the landing folder.
-        ledger: raw_landed_files.
         loads: subject, source_file, file_sha256, service_date of stored rows.
-        wall: the wall clock.
         last: the last service day; what is planned for days after it does not wait.
     """
     identity = ["subject", "source_file", "file_sha256"]

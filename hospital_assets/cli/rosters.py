@@ -20,11 +20,7 @@ _FOLDED = 75
 
 
 def as_csv(shifts: Iterable[Row]) -> str:
-    """Shifts as CSV, one line for each hospital, day, start and length.
-
-    Args:
-        shifts: rows of staffing_shifts_suggested.
-    """
+    """Shifts as CSV, one line for each hospital, day, start and length."""
     return spreadsheets.as_csv(
         ("hospital_id", "day", "start", "hours", "present", "suggested", "change"),
         (
@@ -41,12 +37,7 @@ def as_csv(shifts: Iterable[Row]) -> str:
 
 
 def as_calendar(shifts: Iterable[Row], zones: Mapping[str, str]) -> str:
-    """Suggested shifts as an iCalendar: an event for each start and length that has doctors; tentative.
-
-    Args:
-        shifts: rows of staffing_shifts_suggested.
-        zones: hospital -> IANA name of its time zone.
-    """
+    """Suggested shifts as an iCalendar: an event for each start and length that has doctors; tentative."""
     lines = ["BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//hospital-assets//staffing//EN", "METHOD:PUBLISH"]
     for row in shifts:
         if row["suggested_count"]:

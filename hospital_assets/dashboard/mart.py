@@ -186,7 +186,6 @@ def over_time(
     """Figures by day, or by whole week or month where the slice is long; only of days that are over.
 
     Args:
-        mart: the publication.
         where: the slice; its grain decides.
         daily: a query with one row for each `day` from $first to $last, which are bound to all days there are.
         figures: what to follow.
@@ -280,8 +279,6 @@ def of_visits(mart: Mart, where: Slice, columns: str, then: str = "", patients: 
     """A query over the visits of the last days of a slice; no rows where single ones are not published.
 
     Args:
-        mart: the publication.
-        where: the slice.
         columns: what is selected; visits are `f`, patients `p`.
         then: further conditions, grouping, order.
         patients: columns of `dim_patient` that it needs.
@@ -302,7 +299,6 @@ def of_table(
     """A query over the rows of a KPI table that a slice is about; none where it is not published.
 
     Args:
-        mart: the publication.
         where: the slice; what the table has no column for does not narrow it.
         table: the KPI table, by local day in `service_date`.
         columns: what is selected.
@@ -326,8 +322,6 @@ def of_hospital(mart: Mart, where: Slice, table: str, columns: str, then: str = 
     """A query over the rows of a KPI table of the whole period that are about the slice's hospital (or all).
 
     Args:
-        mart: the publication.
-        where: the slice.
         table: the KPI table.
         columns: what is selected.
         then: further conditions, order.
@@ -347,8 +341,6 @@ def of_newest(
     """A query over what a forecast table holds of the newest day it was made for.
 
     Args:
-        mart: the publication.
-        where: the slice.
         table: the table, by as-of day in `service_date`.
         columns: what is selected.
         then: further conditions, grouping, order.

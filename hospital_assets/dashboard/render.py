@@ -197,12 +197,7 @@ def not_followed(shown: Figure | Card, where: Slice) -> str:
 
 
 def as_csv(figure: Figure, about: str) -> str:
-    """The data table of a figure, its numbers rounded as they are shown, below a line that says what it is.
-
-    Args:
-        figure: whose table.
-        about: the slice and the publication, in words.
-    """
+    """The data table of a figure, its numbers rounded as they are shown, below a line that says what it is."""
     kept = [i for i, _ in enumerate(figure.columns) if not any(isinstance(row[i], Drawn) for row in figure.rows)]
     table = csv_of(
         [figure.columns[i].name for i in kept],

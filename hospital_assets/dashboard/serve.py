@@ -39,7 +39,6 @@ def publish_first(settings: Settings, audience: str, say: Callable[[str], None])
     In a process of its own: a run needs Dagster, the server does not.
 
     Args:
-        settings: the data directory.
         audience: who is to see something.
         say: called with messages about what is done or missing.
     """
@@ -75,7 +74,6 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     """The dashboard over a data directory.
 
     Args:
-        settings: the data directory.
         audience: whose publication is shown as long as there are no users and only this machine can look.
         audit: called for every page view.
         address: where it will listen; None for loopback.

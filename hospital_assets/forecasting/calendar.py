@@ -24,11 +24,6 @@ def existing_hours(first: date, days: int, time_zone: str) -> Array:
     1 on most days; 0 for the hour that is skipped in spring and 2 for the one repeated in autumn; 0.5 and 1.5 where
     the clock moves by half an hour (Lord Howe Island).
 
-    Args:
-        first: the first day.
-        days: how many days.
-        time_zone: IANA name.
-
     Returns:
         days x 24.
     """

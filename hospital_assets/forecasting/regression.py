@@ -179,8 +179,6 @@ def calendar_design(first: date, days: int, holidays: Mapping[date, str], featur
     """The design of all hours of consecutive days; rows in the order of days, then hours.
 
     Args:
-        first: the first day.
-        days: how many.
         holidays: public holidays by day.
         features: which there are.
     """
@@ -255,7 +253,6 @@ def fit_calendar(first: date, counts: Array, hours: Array, holidays: Mapping[dat
     """Fit the regression to the days of a history, the last one being the newest that is known.
 
     Args:
-        first: the first day.
         counts: days x 24; NaN where nothing is known.
         hours: days x 24, hours that existed (or any other exposure).
         holidays: public holidays by day.

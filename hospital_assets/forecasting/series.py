@@ -198,10 +198,6 @@ class Series:
     def drivers(self, made: Forecast, origin: int) -> dict[Driver, Array]:
         """What a forecast expects of each day ahead, with one driver after the other taken into account.
 
-        Args:
-            made: from this origin.
-            origin: the row.
-
         Returns:
             driver -> arrivals of the 14 days; the last ones are the forecast's.
         """
@@ -238,7 +234,6 @@ class Series:
         """The network's hours and weekdays at the hospital's own mean.
 
         Args:
-            origin: the row.
             profile: from the first row used until the last day forecast, x 24, relative rates.
         """
         start = self.start(origin)
@@ -294,9 +289,7 @@ def series_of(
     A day without any arrival is one on which nothing was delivered where at least ten come on other days.
 
     Args:
-        hospital_id: whose.
         by_day: arrivals by local day, 24 each; days that are not there are missing.
-        time_zone: IANA name.
         last: the last day.
         stated_calendar: whose holidays it keeps, where the settings name them.
         state: of the hospital.

@@ -63,7 +63,6 @@ def fit_trees(first: date, counts: Array, hours: Array, holidays: Mapping[date, 
     """Fit trees to the days of a history, the last one being the newest that is known.
 
     Args:
-        first: the first day.
         counts: days x 24; NaN where nothing is known.
         hours: days x 24, hours that existed.
         holidays: public holidays by day.

@@ -102,7 +102,6 @@ def unpack(path: Path, folder: Path, profile: Profile, inside: str, limits: File
     """Unpack the files of an archive that a profile takes, all or none of them.
 
     Args:
-        path: the archive.
         folder: an empty one to put them into; what has to be unpacked as a whole is put beside it.
         profile: says which are taken.
         inside: the archive's own path below the profile's folder, of which theirs are made.
@@ -186,13 +185,7 @@ def _inner(name: str) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Path, room: Path, limits: FileLimits) -> Iterator[list[_Member]]:
-    """The files of an archive, of whichever kind.
-
-    Args:
-        path: the archive.
-        room: a folder for what has to be unpacked as a whole.
-        limits: of that.
-    """
+    """The files of an archive, of whichever kind."""
     with open_landed(path) as file:
         head = file.read(8)
         if head.startswith(b"PK"):

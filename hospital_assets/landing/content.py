@@ -111,7 +111,6 @@ def sha256(path: Path, most_bytes: int) -> str:
     """The content hash of a file, as far as it goes when it grows meanwhile.
 
     Args:
-        path: the file.
         most_bytes: how long it was when it was found: reading ends soon behind that.
     """
     digest = hashlib.sha256()
@@ -209,7 +208,6 @@ def unpacked(path: Path, limits: FileLimits, opened: Callable[[BinaryIO], IO[byt
     """A packed file's content.
 
     Args:
-        path: the file.
         limits: of what it may become; reading beyond raises `TooLargeError`.
         opened: what unpacks it.
     """
@@ -217,15 +215,10 @@ def unpacked(path: Path, limits: FileLimits, opened: Callable[[BinaryIO], IO[byt
 
 
 def read_content(path: Path, encoding: str | None = None, limits: FileLimits = DEFAULT_LIMITS) -> Content:
-    """Decompress and decode a file, checking that it is whole.
+    """Decompress (within limits) and decode a file, checking that it is whole; its profile says what `encoding`.
 
     UTF-8 (with or without BOM), UTF-16 with BOM, otherwise what the profile says, otherwise Latin-1,
     which reads any byte.
-
-    Args:
-        path: the file.
-        encoding: what the profile says.
-        limits: of what it may become when it is unpacked.
 
     Raises:
         UnreadableError: a gzip file is cut off or damaged or becomes too large, or the bytes are not text.
@@ -275,11 +268,6 @@ class Shape:
 
 def shape_of(path: Path, encoding: str | None = None, limits: FileLimits = DEFAULT_LIMITS) -> Shape:
     """What `read_content` finds out, without holding the file: it is read once, in pieces.
-
-    Args:
-        path: the file.
-        encoding: what the profile says.
-        limits: as `read_content`.
 
     Raises:
         UnreadableError: as `read_content`.

@@ -67,10 +67,6 @@ def drifts(ledger: pl.DataFrame, profiles: Profiles) -> list[Drift]:
 
     JSON leaves out what has no value, so a field that is not there says nothing: of JSON feeds, new and
     retyped fields are named.
-
-    Args:
-        ledger: raw_landed_files.
-        profiles: the source profiles.
     """
     headed = ledger.filter(pl.col("columns").is_not_null(), pl.col("state").is_in(["ready", "missing_column"]))
     headers = (

@@ -126,12 +126,7 @@ def unfit_name(name: str) -> str:
 
 
 def in_the_way(folder: Path, name: str) -> str:
-    """What stands where a file's folders would, in words; empty where nothing does.
-
-    Args:
-        folder: the folder that it is to land in.
-        name: its path from there.
-    """
+    """What stands where the folders of a file's path `name` in `folder` would, in words; empty where nothing does."""
     parts = name.split("/")
     within = [folder, *(folder.joinpath(*parts[:n]) for n in range(1, len(parts) + 1))]
     if any(place.is_symlink() for place in within) or any(

@@ -45,7 +45,6 @@ def with_service_day(
         spec: the subject; `spec.date` names the clock.
         profile: for its formats and its zone where the hospital has none.
         zones: IANA zone by hospital_id.
-        first: first service day.
         last: last day that a record may have, inclusive (`last_day_of`).
     """
     names = set(frame.columns)

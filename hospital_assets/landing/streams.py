@@ -247,9 +247,6 @@ def ranges(source_files: Iterable[str]) -> pl.DataFrame:
 def faults(found: pl.DataFrame) -> pl.DataFrame:
     """Where the ranges of a partition do not follow on each other.
 
-    Args:
-        found: as `ranges` returns.
-
     Returns:
         its columns, `fault` (`gap`: offsets were lost before this file; `overlap`: they are held
         twice) and `offsets`, how many.

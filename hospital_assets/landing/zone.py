@@ -234,7 +234,6 @@ class LandingZone:
         """Records of one profile's files of a subject, dated where the subject is.
 
         Args:
-            profile: the source.
             subject: what is read.
             files: ledger rows of the files to read.
             ledger: of all files, for what is looked up.
@@ -672,16 +671,7 @@ def look_again(
     subjects: Sequence[str] = (),
     found: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """As `LandingZone.discover`, for who looks every few seconds: what waits was read by an earlier look already.
-
-    Args:
-        zone: where to look.
-        published: the ledger as it was last published.
-        held_back: as for `discover`.
-        quiet_since_ns: as for `discover`.
-        subjects: as for `discover`.
-        found: as for `discover`.
-    """
+    """As `LandingZone.discover`, for who looks every few seconds: what waits was read by an earlier look already."""
     asked = zone.landing, tuple(subjects)
     known = stored = published.select(_LEDGER.column_names)
     if asked in _LAST_LOOKS:

@@ -66,7 +66,6 @@ def listen_kafka(
     """Land a topic's messages until stopped.
 
     Args:
-        topic: the topic.
         bootstrap: brokers, as host:port,host:port.
         landing: where to, and how far it is.
         stop: ends it; what is held lands first.

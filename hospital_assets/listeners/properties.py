@@ -19,10 +19,6 @@ def read_properties(path: Path, environment: Mapping[str, str] = os.environ) -> 
 
     A value that is `${NAME}` is that of the environment variable.
 
-    Args:
-        path: the file.
-        environment: where named variables are looked up.
-
     Raises:
         SettingsError: a line is neither, or a variable is not set; names its number, never what it says.
     """

@@ -2,6 +2,9 @@
 
 Belongs here: what is worth an alert, in the clinic and in the pipeline, and how it is worded. NEWS2,
 cleaning and the start of a wait are those of the assets; limits come from the settings.
+
+`raw` has the columns of the subject's raw table, `patients` is dim_patient or the copy of it. `observed` are as from
+`scored_vitals`, `visits` from `landed_visits`, `stays` from `not_lapsed`, and `where` as from `places`.
 """
 
 from __future__ import annotations
@@ -61,14 +64,7 @@ _VITALS = {
 def scored_vitals(
     raw: pl.DataFrame, hospitals: pl.DataFrame, patients: pl.DataFrame, profiles: Profiles
 ) -> pl.DataFrame:
-    """Landed vital signs, validated and scored as the batch does it.
-
-    Args:
-        raw: records with the columns of raw_vitals.
-        hospitals: hospital_id, time_zone.
-        patients: dim_patient, or the copy of it.
-        profiles: the source profiles.
-    """
+    """Landed vital signs, validated and scored as the batch does it."""
     validated = validate_vitals(lazy(raw), lazy(hospitals), profiles).filter(nw.col("rule").is_null())
     return scored(validated, lazy(patients)).collect("polars").to_native()  # type: ignore[no-any-return]
 
@@ -107,11 +103,6 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
     A set that is not critical clears only when it is complete; what is missing may be what was
     critical. A set without a visit is of the one visit that its patient has now. One of an unknown time of its day says
     nothing of how its patient stands.
-
-    Args:
-        observed: as `scored_vitals` has them.
-        settings: the limits.
-        where: as `places` has them.
     """
     where = pl.DataFrame(schema=PLACES_SCHEMA) if where is None else where
     observed = _with_visit(_timed(observed), where).join(
@@ -178,12 +169,7 @@ def _with_visit(observed: pl.DataFrame, where: pl.DataFrame) -> pl.DataFrame:
 
 
 def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
-    """The records of landed vital signs that correct or take back what others say: their profile and place.
-
-    Args:
-        raw: records with the columns of raw_vitals.
-        profiles: the source profiles.
-    """
+    """The records of landed vital signs that correct or take back what others say: their profile and place."""
     statuses = {
         name: {status.upper() for status in (*long.withdrawn, *long.corrected)}
         for name, layout in layouts_of(profiles, "vitals")
@@ -207,13 +193,6 @@ def older_perhaps(
     """The records that would open or end an alert and may be older than what has landed, as `corrections` has them.
 
     Messages need not land in the order in which they were written: a value may come after its own withdrawal.
-
-    Args:
-        observed: the sets of these records, as from `scored_vitals`.
-        signals: what they say.
-        known: subjects with an open alert.
-        where: as `places` has them.
-        profiles: the source profiles.
     """
     versioned = [name for name, layout in layouts_of(profiles, "vitals") if layout.observations is not None]
     changed = [s.subject for s in signals if s.is_raised is not None and s.is_raised is not (s.subject in known)]
@@ -254,7 +233,6 @@ def corrected_vitals(
         corrected: the records that are corrections, as from `corrections`.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
-        profiles: the source profiles.
         settings: the limits.
         where: as `places` has them.
     """
@@ -315,13 +293,7 @@ def _in_words(column: str, limit: float) -> pl.Expr:
 
 
 def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
-    """Visits as the newest of some landed records say, cleaned as the batch does it.
-
-    Args:
-        raw: records with the columns of raw_er_visits.
-        hospitals: hospital_id, time_zone.
-        profiles: the source profiles.
-    """
+    """Visits as the newest of some landed records say, cleaned as the batch does it."""
     validated = validate_er_visits(lazy(raw), lazy(hospitals), profiles)
     # Who left, or was seen, at an unknown time has left or was seen: as of the record. A cancelled visit is over.
     written_at = nw.coalesce("recorded_at", "arrival_at")
@@ -339,12 +311,7 @@ def landed_visits(raw: pl.DataFrame, hospitals: pl.DataFrame, profiles: Profiles
 
 
 def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
-    """Visits as the live board shows them, with the age on arrival.
-
-    Args:
-        visits: as `landed_visits` has them.
-        patients: dim_patient, or the copy of it.
-    """
+    """Visits as the live board shows them, with the age on arrival."""
     newest = (
         patients.sort("valid_from_at")
         .unique("patient_id", keep="last")
@@ -377,11 +344,7 @@ def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
 
 
 def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
-    """Vital signs as the live board shows them: the newest NEWS2 of each visit.
-
-    Args:
-        observed: as `scored_vitals` has them.
-    """
+    """Vital signs as the live board shows them: the newest NEWS2 of each visit."""
     return (
         _timed(observed)
         .filter(pl.col("visit_id").is_not_null())
@@ -392,11 +355,7 @@ def board_vitals(observed: pl.DataFrame) -> pl.DataFrame:
 
 
 def visit_states(visits: pl.DataFrame) -> list[VisitState]:
-    """Visits as the rule of critical waits needs them.
-
-    Args:
-        visits: as `landed_visits` has them.
-    """
+    """Visits as the rule of critical waits needs them."""
     rows = _with(visits, start_at=waiting_since(), _is_critical=is_critical()).select(
         "visit_id",
         "hospital_id",
@@ -449,7 +408,6 @@ def overstays(stays: pl.DataFrame, now: datetime, hours: Mapping[str, float]) ->
 
     Args:
         stays: as from `not_lapsed`.
-        now: the hospital's time.
         hours: class of stay -> the limit; other classes have none.
     """
     long = stays.with_columns(
@@ -483,7 +441,6 @@ def full_departments(stays: pl.DataFrame, now: datetime, level: Level) -> list[S
 
     Args:
         stays: as from `not_lapsed`.
-        now: the hospital's time.
         level: in percent of the beds.
     """
     rows = (
@@ -546,7 +503,6 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
     Args:
         since_ns: when each waiting file was last modified.
         minutes: the limit.
-        wall: the wall clock.
     """
     oldest = datetime.fromtimestamp(min(since_ns) / 1e9, UTC) if since_ns else wall
     waited = (wall - oldest) / timedelta(minutes=1)
@@ -567,12 +523,7 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
 
 
 def unreadable_files(ledger: pl.DataFrame, wall: datetime) -> list[Signal]:
-    """Sources of which landed files cannot be read: one alert for each, which names the first.
-
-    Args:
-        ledger: raw_landed_files.
-        wall: the wall clock.
-    """
+    """Sources of which landed files cannot be read: one alert for each, which names the first."""
     found = (
         ledger.filter(pl.col("state") == "unreadable")
         .sort("source_file")

@@ -231,7 +231,6 @@ def read_board(
 
     Args:
         warehouse_file: the warehouse; the copies are next to it.
-        now: the hospital's time.
         key: makes references from visit numbers.
         hospital: its identifier, or `all`.
         alerts: those of the outbox that are not resolved; of one hospital only its own are on the board.

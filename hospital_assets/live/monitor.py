@@ -85,12 +85,7 @@ class Monitor:
     feeds: Mapping[str, Sequence[str]]
 
     def look(self, quiet_since_ns: int | None = None, wall: datetime | None = None) -> Look:
-        """Assess new files, raise and clear alerts; sends nothing.
-
-        Args:
-            quiet_since_ns: as for `LandingZone.discover`.
-            wall: the wall clock.
-        """
+        """Assess new files, raise and clear alerts; sends nothing."""
         wall = wall or datetime.now(UTC)
         now = hospital_now(self.settings, wall)
         warehouse_file = Path(self.landing.warehouse.database)

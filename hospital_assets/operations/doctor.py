@@ -84,9 +84,7 @@ def examine(
     """Look at everything, one after the other; what cannot be looked at is an error of its own.
 
     Args:
-        settings: of the data directory.
         engine: what transforms run on.
-        clock: the wall clock.
         certificates: PEM files that services use.
         also_ports: where services will listen, besides where they do by default.
         asks_sources: whether sources elsewhere are asked, which takes as long as the slowest, 20 seconds at most.

@@ -391,12 +391,7 @@ _PARTS: Mapping[str, Callable[[Settings], Iterator[Value]]] = {
 
 
 def collect(settings: Settings, certificates: tuple[Path, ...] = ()) -> Iterator[Value]:
-    """How a data directory stands now; what cannot be read is left out, said and logged.
-
-    Args:
-        settings: of the data directory.
-        certificates: PEM files that services use.
-    """
+    """How a data directory stands now; what cannot be read is left out, said and logged."""
 
     def of_certificates(_: Settings) -> Iterator[Value]:
         ends = [_certificate_end(file, file.stat().st_mtime_ns) for file in certificates]
@@ -438,10 +433,6 @@ class Exposition:
 
     def __init__(self, settings: Settings, certificates: tuple[Path, ...] = ()) -> None:
         """Prepare; nothing is read yet.
-
-        Args:
-            settings: of the data directory.
-            certificates: PEM files that services use.
 
         Raises:
             SettingsError: the extra `metrics` is not installed.

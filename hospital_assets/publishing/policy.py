@@ -441,10 +441,6 @@ def shipped_policy() -> Policy:
 def parse_policy(text: str, name: str) -> Policy:
     """Read a policy.
 
-    Args:
-        text: TOML.
-        name: of the file, for messages.
-
     Raises:
         PolicyError: every mistake with its line, key and remedy.
     """

@@ -129,7 +129,6 @@ def open_publication(
     A version that is open stays as it is when a newer one is published; open again to see that.
 
     Args:
-        data_dir: the data directory.
         audience: `admin`, `analyst`, `executive`, `doctor-H1`, ...
         as_of: an instant; None for now.
         memory_limit: of DuckDB; queries that need more fail, they do not spill.
@@ -343,10 +342,7 @@ def publish(
     Whatever goes wrong before the last step leaves the version before as it was.
 
     Args:
-        warehouse: open.
-        settings: the data directory.
         policy: what the audience may see.
-        audience: whose publication.
         key: gives the pseudonym key; asked only when tokens or rounding need one.
         published_at: the wall clock; names the version.
         data_as_of: the hospital's time; ages are counted to its year.
@@ -375,17 +371,6 @@ def publish_all(
     act: Act = _unaudited,
 ) -> list[tuple[Audience, Made | LeakError]]:
     """As `publish`, for several audiences at once; a leak in one does not keep the others waiting.
-
-    Args:
-        warehouse: open.
-        settings: the data directory.
-        policy: what they may see.
-        audiences: whose publications.
-        key: as for `publish`.
-        published_at: as for `publish`.
-        data_as_of: as for `publish`.
-        run_id: the run that publishes.
-        act: as for `publish`, of each version.
 
     Raises:
         KeyMissingError: tokens are needed and there is no key.

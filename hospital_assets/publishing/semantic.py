@@ -230,11 +230,7 @@ class Model:
 
 
 def semantic_model(manifest: Mapping[str, Any]) -> Model:
-    """The model of a publication.
-
-    Args:
-        manifest: as its `manifest.json` says.
-    """
+    """The model of a publication."""
     protected = manifest.get("small_cells", {}).get("tables", {})
     masks = {name.split(".")[1]: columns["columns"] for name, columns in manifest["tables"].items()}
     found = []

@@ -37,12 +37,7 @@ def protection(policy: Policy, role: RoleName, contract: Contract) -> list[str]:
 
 
 def why_withdrawn(policy: Policy, manifest: Mapping[str, Any]) -> str:
-    """Why a version may not be read any more; empty where today's policy allows all that it holds.
-
-    Args:
-        policy: today's.
-        manifest: what the version says of itself.
-    """
+    """Why a version may not be read any more; empty where today's policy allows all that it holds."""
     return next(_reasons(policy, manifest), "")
 
 

@@ -54,7 +54,6 @@ def build_as_of(settings: Settings, moment: datetime, into: Path, build: Callabl
     """Make a data directory of what had landed by a moment, and build it; audited: it is a copy of records.
 
     Args:
-        settings: the data directory.
         moment: of the wall clock.
         into: the new directory; must not be there, or be empty.
         build: builds every table of a directory by its own settings; returns what failed.

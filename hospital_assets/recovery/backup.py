@@ -280,8 +280,6 @@ def note_verification(folder: Path, backup: Backup, at: datetime, depth: Depth, 
 
     Args:
         folder: of the backups.
-        backup: which.
-        at: the wall clock.
         depth: how; whose content came out whole has the right digests, too.
         is_whole: whether it was as it was made.
 
@@ -341,7 +339,6 @@ def note_erasure(settings: Settings, person: str, at: datetime) -> None:
     Args:
         settings: the data directory; nothing is done where it names no folder of backups.
         person: a keyed hash, as the audit has it.
-        at: the wall clock.
 
     Raises:
         OSError: the folder cannot be written.
@@ -391,9 +388,7 @@ def create_backup(
     """Back a data directory up, and delete the oldest backups; audited. It may be at work meanwhile.
 
     Args:
-        settings: the data directory.
         folder: of its backups, and of no other directory's.
-        taken_at: the wall clock.
         recipients: public keys of those who can open it; none: it is not encrypted.
         keep: how many backups to keep, this one included.
         say: called with a message when it has to wait.

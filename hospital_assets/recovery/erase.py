@@ -124,7 +124,6 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
     """Find the person of a record number, and whether their erasure was started before; changes nothing.
 
     Args:
-        settings: the data directory.
         record_number: any of the person's.
         key: of pseudonyms; the number is hashed under a key made of it.
 
@@ -162,7 +161,6 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
     What was interrupted is done from the start again, with what the person was called then.
 
     Args:
-        settings: the data directory.
         erasure: as `plan_erasure` found it.
         rebuild: rebuilds every table, and publishes if asked to; returns what failed.
 

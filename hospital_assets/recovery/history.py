@@ -80,8 +80,6 @@ def versions_of(settings: Settings, contract: Contract, engine: EngineSettings |
     """Every version that is kept, oldest first; a snapshot is listed whatever is in it.
 
     Args:
-        settings: the data directory.
-        contract: the table.
         engine: names the lake; default `lake/` in the data directory.
 
     Raises:
@@ -173,11 +171,8 @@ def export_version(
     """Write a table as it was to a file, or only count its rows; returns them. Audited.
 
     Args:
-        settings: the data directory.
-        contract: the table.
         version: from `version_at`.
         into: a `.parquet` or `.csv` file, which is replaced; None to count.
-        period: the service days; None for all.
 
     Raises:
         HistoryError: the table has no service days, was not there then, or the file is of another kind.
@@ -215,8 +210,6 @@ def restore(
     """Make a table, or some days of it, what it was, where it is stored now; all or nothing, compared, audited.
 
     Args:
-        settings: the data directory.
-        contract: the table.
         version: from `version_at`.
         period: the service days; None for the whole table.
         engine: as of `versions_of`.

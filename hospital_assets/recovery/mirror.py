@@ -169,7 +169,6 @@ def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, ro
     Args:
         warehouse: open; the rows are of its connection.
         tables: what the table is in.
-        contract: what the table is.
         rows: with at least its columns.
     """
     import pyarrow.fs as arrow_fs

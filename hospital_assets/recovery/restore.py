@@ -56,7 +56,6 @@ def verify_backup(settings: Settings, folder: Path, backup: Backup, identity: Pa
     Args:
         settings: a data directory, for room to unpack in; it need not be the one that the backup is of.
         folder: of the backups.
-        backup: which.
         identity: the secret key; without it, of an encrypted backup only the objects are compared with the header.
 
     Raises:
@@ -155,7 +154,6 @@ def restore_backup(
     Args:
         settings: the new data directory: not there, empty, or one that this backup was being restored into.
         folder: of the backups.
-        backup: which.
         identity: the secret key of an encrypted backup.
         needs_stamp: whether to refuse a backup that the audit's key did not stamp.
 

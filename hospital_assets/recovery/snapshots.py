@@ -63,8 +63,6 @@ def take_snapshot(settings: Settings, taken_at: datetime, keep: int) -> tuple[Sn
     """Copy the warehouse as it is, audited; returns the snapshot and those that were deleted for it.
 
     Args:
-        settings: the data directory.
-        taken_at: the wall clock.
         keep: how many snapshots to keep, this one included.
 
     Raises:

@@ -217,10 +217,6 @@ def as_utf8(data: bytes) -> bytes:
 def decoded(data: bytes, encoding: str | None) -> tuple[str, str, bytes]:
     """A landed text as its reader decodes it, the codec that gives the same bytes again, and its mark.
 
-    Args:
-        data: the bytes of the text.
-        encoding: what its profile says.
-
     Raises:
         UnicodeError: it is no text of any encoding that would be tried.
     """

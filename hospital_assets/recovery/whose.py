@@ -186,13 +186,7 @@ class Source:
 
 
 def source_of(profile: Profile, inside: str, text: str) -> Source | None:
-    """How a file of a source is read; None where nothing says what its records are.
-
-    Args:
-        profile: the source.
-        inside: the file's path below the profile's folder.
-        text: what is in it.
-    """
+    """How a file of a source is read; None where nothing says what its records are."""
     feeds = [feed for feed in profile.feeds(inside) if feed.subject != OTHER_RECORDS]
     if feeds:
         readings = [
@@ -244,11 +238,6 @@ def _readings(subject: str, spec: Subject, *, is_its_own: bool = True) -> Iterat
 
     A column by which other records refer to a person or visit does so in every record of the file; the number that a
     record has itself (the id of a patient, of a visit) is one of those records only that the subject takes.
-
-    Args:
-        subject: the subject.
-        spec: its declaration.
-        is_its_own: whether the file is one of the subject's.
     """
     own = _OWN.get(subject)
     if own is not None and is_its_own:
@@ -289,13 +278,7 @@ def _only(spec: Subject, **kept: Any) -> Subject:
 
 
 def said_in_table(text: Text, source: Source, frame: pl.DataFrame) -> Mapping[Record, Said]:
-    """Whom the rows of a table name; of rows that are broken, nobody.
-
-    Args:
-        text: its records.
-        source: how they are read.
-        frame: as `records_of` reads them.
-    """
+    """Whom the rows of a table name; of rows that are broken, nobody."""
     at = {text.line_of(record.start): record for record in text.records}
     found = [
         made.select(

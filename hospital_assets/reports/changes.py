@@ -54,14 +54,7 @@ def published_row(publication: Publication, asked: Asked) -> dict[str, Any] | No
 
 
 def version_before(data_dir: Path, audience: str, asked: Asked, row: dict[str, Any]) -> Version | None:
-    """The newest kept version in which a figure is not what it is now; None where it is in all that may be read.
-
-    Args:
-        data_dir: the data directory.
-        audience: whose publication.
-        asked: the figure.
-        row: as it is now.
-    """
+    """The newest kept version in which a figure is not what it is now; None where it is in all that may be read."""
     for version in reversed(versions(data_dir, audience)):
         try:
             with open_publication(data_dir, audience, moment_of(version)) as publication:
@@ -80,10 +73,7 @@ def changed_rows(
     """How the rows of a fact differ from those of a version: their first key column, `what`, `columns`.
 
     Args:
-        data_dir: the data directory.
-        audience: whose publication.
         asked: the figure; rows of its hospital and day are compared.
-        fact: the fact.
         now: its rows of that hospital and day, with the key and what the figure is computed from.
         since: when the version was published.
     """

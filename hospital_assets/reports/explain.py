@@ -98,7 +98,6 @@ def stored_row(asked: Asked, rows: pl.DataFrame) -> dict[str, Any]:
     Where a key column pools all values as `all` and none was named, that is the row.
 
     Args:
-        asked: the figure.
         rows: the KPI, or what a reader sees of it.
 
     Raises:
@@ -133,9 +132,7 @@ def rows_behind(
     """The rows of a fact that a KPI's row is made of, as its own transform has them; or why there are none.
 
     Args:
-        definitions: of the data directory.
         warehouse: open; only temporary tables are made in it.
-        asked: the figure.
         row: as it is stored.
     """
     inputs = _inputs(definitions, asked.kpi)
@@ -264,8 +261,6 @@ def landed_records(
     """The landed records about some rows of a fact: where each is, when it was first seen, what became of it.
 
     Args:
-        definitions: of the data directory.
-        warehouse: open.
         fact: whose rows.
         keys: its first key column.
 

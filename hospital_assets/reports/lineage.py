@@ -18,12 +18,7 @@ from hospital_assets.warehouse.lineage import Sources, column_sources, lineage_t
 
 
 def lineage_document(definitions: dg.Definitions, partition: str) -> str:
-    """Run every transform over empty tables and read off the columns that each column comes from.
-
-    Args:
-        definitions: of a data directory, which may be empty.
-        partition: a service day of it.
-    """
+    """Run every transform over empty tables and read off the columns that each column comes from."""
     tables = [
         asset
         for asset in definitions.assets or ()

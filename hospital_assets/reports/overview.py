@@ -52,7 +52,6 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
     """The version that is shown, and the page.
 
     Args:
-        data_dir: the data directory.
         role: whose publication is shown; a role of the whole network.
         baselines_from: days from which limits of chance are computed anew.
 

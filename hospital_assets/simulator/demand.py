@@ -57,9 +57,6 @@ def expected_arrivals(seed: int, start: date, days: int, scale: float) -> pl.Dat
 
     Args:
         seed: decides the factors of days and the epidemics.
-        start: first local service day.
-        days: how many.
-        scale: as for `simulate`.
 
     Returns:
         hospital (number), hour_at (UTC second), service_date and hour_of_day (local), the factors season, trend,
@@ -118,13 +115,7 @@ def trend_factors(start: date, days: int) -> Factors:
 
 
 def holiday_factors(calendar: str, start: date, days: int) -> Factors:
-    """Days x 24: 1 on days that are neither a public holiday of the calendar nor follow one.
-
-    Args:
-        calendar: as `forecasting.calendar.holiday_calendar` gives it.
-        start: the first day.
-        days: how many.
-    """
+    """Days x 24: 1 on days that are neither a public holiday of the calendar nor follow one."""
     found = np.ones((days, len(HOUR_SHARE)))
     holidays = public_holidays(calendar, start.year - 1, (start + timedelta(days=days)).year)
     for n, day in enumerate(_dates(start, days)):

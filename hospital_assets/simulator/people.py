@@ -35,7 +35,6 @@ def build_pool(
     """The patients who may visit, with the truth about each.
 
     Args:
-        rng: randomness.
         faker: for pools of names and streets.
         visits_by_hospital: how many visits each hospital will have.
         day_one: first simulated day, as days since 1970.
@@ -107,7 +106,6 @@ def record_versions(
     """What the EHR extracts hold: each patient's first record and later changes.
 
     Args:
-        rng: randomness.
         faker: for new streets and names.
         pool: the patients.
         first_seen: index, arrival (UTC second of the first visit), hospital_id.

@@ -67,8 +67,6 @@ def simulate(
         landing: landing folder; `native/` below it is replaced.
         ground_truth: folder for `dirt.parquet`, `visits.parquet`, `expected_arrivals.parquet` (of every hospital and
             hour) and `roster.parquet` (shifts as planned and as worked).
-        start: first local service day.
-        days: how many.
         scale: multiplies visits, staff and beds; 1 is about 1,370 visits a day.
         seed: decides everything else.
         clean: without dirt.
@@ -102,10 +100,6 @@ def feed_network(
 
     Args:
         landed: takes the feeds.
-        start: first local service day.
-        days: how many.
-        scale: as for `simulate`.
-        seed: as for `simulate`.
         clean: without dirt.
         live_from: from this moment (UTC seconds), visits are recorded at each of their stages and
             not only when they are over.

@@ -38,12 +38,6 @@ class Imported:
 def import_files(settings: Settings, profile: Profile, source: Path, at: datetime) -> Imported:
     """Land a source's files, each appearing whole.
 
-    Args:
-        settings: the data directory.
-        profile: says which files are used.
-        source: a folder, or one file.
-        at: the wall clock.
-
     Raises:
         FileNotFoundError: there is no such file or folder, or nothing the profile takes in it.
     """

@@ -104,11 +104,6 @@ def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
 
     For a single file, the files next to it that it needs are read, too: hospitals and companions.
 
-    Args:
-        profiles: the source profiles.
-        name: the one to try.
-        path: the file or folder.
-
     Raises:
         ProfileError: there is no such profile, or it is wrong.
         FileNotFoundError: there is no such file, or the profile takes none of this name.

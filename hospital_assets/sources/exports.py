@@ -164,11 +164,9 @@ def pull_export(
     """Do what can be done now of a profile's export: begin one, ask after it, bring its files, land them.
 
     Args:
-        settings: the data directory.
         profile: whose source names a FHIR server.
         memory: how far its exports are.
         pulled: what it comes to; `waiting` is 1 while the server prepares an export.
-        clock: the wall clock.
         sleep: waits for some seconds, where the server will be ready soon.
         until: whether to stop before the next file.
         environment: says where the client's key is.

@@ -280,12 +280,7 @@ class Memory:
 
 
 def of_archive(source: str, key: str) -> str:
-    """What the files of an archive are noted under as a source of their own.
-
-    Args:
-        source: the profile.
-        key: the archive's path below its address.
-    """
+    """What the files of an archive are noted under as a source of their own."""
     return f"{source}:{key}"
 
 

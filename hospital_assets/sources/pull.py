@@ -50,9 +50,7 @@ def pull(
     """Look at a profile's source and bring what is new; one program at a time does, the next one waits.
 
     Args:
-        settings: the data directory.
         profile: with a source.
-        clock: the wall clock.
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
         remote: reaches an address.

@@ -55,11 +55,9 @@ def pull_queries(
     """Run a profile's queries and land what they give.
 
     Args:
-        settings: the data directory.
         profile: whose source names a database.
         memory: until when each query was asked.
         pulled: what it comes to: files brought; a query that fails is in `failed` and stops no other.
-        at: the wall clock.
         environment: has the database's URL.
         compares_all: look for deleted rows, also where it was done within the hour.
 

@@ -51,7 +51,6 @@ def reach(
 
     Args:
         sources: by name.
-        clock: the wall clock.
         environment: says who asks.
         seconds: how long it may take; a source that has not answered by then is given up, not waited for.
     """

@@ -97,7 +97,6 @@ def observations(lines: DataFrame, profiles: Profiles, profile: str = "native") 
 
     Args:
         lines: from `from_files` or `from_kafka`.
-        profiles: the source profiles.
         profile: the source they come from.
     """
     from pyspark.sql import functions as F  # noqa: N812
@@ -139,7 +138,6 @@ def start(
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
         sink: folder for the Delta tables it writes, `VITALS` and `QUARANTINE`, and for its checkpoint.
-        profiles: the source profiles.
         profile: the source the lines come from.
         until_done: end when everything that is there has been read, instead of waiting for more.
     """

@@ -162,7 +162,6 @@ def _of_newest_records(frame: Frame, profiles: Profiles) -> Frame:
 
     Args:
         frame: events with their `rule`; those of one record have its id, `-`, and what they are as `message_id`.
-        profiles: the source profiles.
     """
     from_records = sources_of(profiles, "adt_events", lambda spec: any(own.events for own in spec.layouts))
     record = nw.when(nw.col("source_profile").is_in(from_records)).then(

@@ -115,8 +115,6 @@ def read_clocks(frame: Frame, profiles: Profiles, subject: str, columns: Mapping
 
     Args:
         frame: records with `source_profile`.
-        profiles: the source profiles.
-        subject: whose records they are.
         columns: new wall clock column -> text column.
         suffix: of text columns that were renamed out of the way.
     """
@@ -149,8 +147,6 @@ def clock_doubts(
 
     Args:
         frame: with the wall clocks, as `read_clocks` adds them.
-        profiles: the source profiles.
-        subject: whose records they are.
         columns: wall clock column -> text column.
     """
     formats = _formats(profiles, subject, columns, "")
@@ -183,14 +179,7 @@ def _rivals(formats: Sequence[str]) -> list[str]:
 
 
 def read_numbers(frame: Frame, profiles: Profiles, subject: str, columns: Mapping[str, str]) -> Frame:
-    """Add numbers read by the decimal mark of each record's source; see `parse_numbers`.
-
-    Args:
-        frame: records with `source_profile`.
-        profiles: the source profiles.
-        subject: whose records they are.
-        columns: new number column -> text column.
-    """
+    """Add numbers read by the decimal mark of each record's source; see `parse_numbers`."""
     with_comma = sources_of(profiles, subject, lambda spec: any(own.decimal == "," for own in spec.layouts))
     if not with_comma:
         return parse_numbers(frame, columns)
@@ -213,8 +202,6 @@ def read_dates(
 
     Args:
         frame: records with `source_profile`.
-        profiles: the source profiles.
-        subject: whose records they are.
         columns: new date column -> text column.
         from_the_beginning: whether the dates say since when something holds: 1900-01-01 is since ever then.
     """
@@ -386,7 +373,6 @@ def mapped(
     the target of a map) stands for itself.
 
     Args:
-        profiles: the source profiles.
         column: the text column, and what code maps call it.
         domain: our codes.
         standard: landed code -> our code, as every source may say it; profiles come first.
@@ -430,8 +416,6 @@ def completed(
 
     Args:
         raw: raw records of the subject.
-        profiles: the source profiles.
-        subject: the subject.
         thing: columns that identify what a record is about.
         of_its_day: columns that are completed from records of the same service day only.
     """

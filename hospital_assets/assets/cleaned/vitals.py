@@ -258,14 +258,7 @@ def vitals(
 
 
 def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
-    """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
-
-    Args:
-        raw: raw_vitals.
-        hospitals: cleaned_hospitals, for the time zones.
-        profiles: the source profiles.
-        period: as for `validate_er_visits`.
-    """
+    """Every raw record with its cleaned columns, its quality codes, and the rule it broke; `period` as for visits."""
     frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
         hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
     )

@@ -85,10 +85,6 @@ def department_hours(departments: Frame, hospitals: Frame, dates: Frame, period:
 def department_stays(flow: Frame, departments: Frame) -> Frame:
     """Who was in which department from when to when: moves from bed to bed within one are no arrivals.
 
-    Args:
-        flow: fact_patient_flow.
-        departments: dim_department.
-
     Returns:
         stay_id, hospital_key, department_id, department_name, segment_start_at, segment_end_at (null: not known), and
         `_until_at`, until when the patient counts as there (`measures.presence`).
@@ -133,8 +129,6 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
 
     Args:
         hours: as from `department_hours`.
-        flow: fact_patient_flow.
-        departments: dim_department.
         period: the days of the hours.
     """
     # A margin of a day on both sides holds every zone's local days.

@@ -95,11 +95,6 @@ def ended(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Visits of message feeds with the end that the messages of their own number gave them; see `visit_ends`.
 
     Of other sources (profiles that are not `is_partial`) a visit itself records when it ended.
-
-    Args:
-        visits: columns of cleaned_er_visits.
-        events: cleaned ADT events of these visits.
-        profiles: the source profiles.
     """
     from_messages = sources_of(profiles, "er_visits", lambda spec: spec.is_partial)
     is_message_sourced = nw.col("source_profile").is_in(from_messages)
@@ -151,7 +146,6 @@ def principal_conditions(diagnoses: Frame, conditions: Frame) -> Frame:
     Args:
         diagnoses: cleaned diagnoses; of a rank that was recorded twice, the newest counts, of codes recorded
             together the last in its file.
-        conditions: dim_condition.
 
     Returns:
         visit_id, condition_key.

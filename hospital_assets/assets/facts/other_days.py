@@ -56,7 +56,6 @@ def other_patients(facts: Frame, cleaned: Frame, patients: Frame, row: list[str]
     Args:
         facts: a fact table with `patient_key` and the instant `at`.
         cleaned: its source, with the columns `row` and `patient_id`.
-        patients: dim_patient.
         row: columns that identify a fact in both.
         at: instant of the facts as of which the patient is meant.
     """

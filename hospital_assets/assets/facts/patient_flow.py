@@ -69,7 +69,6 @@ def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
     Args:
         events: cleaned ADT events of all days.
         visits: cleaned_er_visits of all days.
-        period: the service days asked for; None: all.
     """
     if period is None:
         return ended_by_register(folded(newest_of_each(events, ["message_id"])), visits)
@@ -112,9 +111,6 @@ def visit_ends(events: Frame) -> Frame:
     An emergency visit ends with the discharge, or when the patient becomes an outpatient. One that becomes an
     inpatient stay under its number (A01, A06, A08) ends with the first location elsewhere, or with the discharge:
     who boards is admitted and still in the department.
-
-    Args:
-        events: columns of cleaned_adt_events.
 
     Returns:
         visit_id, left_at (null: still in the department, or `is_by_day`), is_by_day (only the day is known), left_as

@@ -60,8 +60,6 @@ def other_observations(stored: Frame, observations: Frame, visits: Frame) -> Fra
 
     Args:
         stored: kpi_news2_daily; what it counts of other days stands for all KPIs of observations.
-        observations: fact_vitals.
-        visits: fact_emergency_visits.
     """
     elsewhere = (
         visits.select("visit_id", "service_date", "arrival_at")

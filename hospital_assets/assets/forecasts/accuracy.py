@@ -55,7 +55,6 @@ def drift(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         daily: forecast_arrivals_daily.
-        arrivals: kpi_arrivals_hourly.
     """
     contract = CONTRACTS["kpi_forecast_drift"]
     over = daily["service_date"].max()
@@ -108,7 +107,6 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
     Args:
         hourly: forecast_arrivals_hourly.
         daily: forecast_arrivals_daily.
-        arrivals: kpi_arrivals_hourly.
     """
     contract = CONTRACTS["kpi_forecast_accuracy"]
     last = arrivals["service_date"].max()

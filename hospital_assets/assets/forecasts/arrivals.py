@@ -62,7 +62,6 @@ def triaged_by_hour(visits: Frame, as_of: Sequence[date]) -> pl.DataFrame:
     """Arrivals by day, hospital, hour and triage level that the shares of some as-of days are learned from.
 
     Args:
-        visits: fact_emergency_visits.
         as_of: rising.
 
     Returns:
@@ -105,7 +104,6 @@ def forecasts(
     Args:
         arrivals: kpi_arrivals_hourly, of any days; what lies after an as-of day is not used for it.
         triaged: see `triaged_by_hour`.
-        hospitals: dim_hospital.
         as_of: the as-of days.
         now: the hospital's time; a day that is not over there is no as-of day.
         calendars: hospital -> whose holidays it keeps, where the settings name them.

@@ -55,7 +55,6 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
         as_of: the as-of days.
         stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
         departments: hospital_id, department_name and bed_capacity of each as it is now.
-        hospitals: dim_hospital.
     """
     contract = CONTRACTS["forecast_beds_daily"]
     beds_of = {

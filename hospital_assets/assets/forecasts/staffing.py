@@ -146,10 +146,6 @@ def suggestions(
     Args:
         ahead: the rows of forecast_arrivals_daily that ship, of the seven days after each as-of day.
         arrivals: kpi_arrivals_hourly; of this and the next two, what lies after an as-of day is not used for it.
-        visits: fact_emergency_visits.
-        shifts: fact_doctor_shifts.
-        departments: dim_department.
-        hospitals: dim_hospital.
         rules: of the rosters.
         mapped: how the departments are planned, one by one or at the same time.
     """
@@ -514,9 +510,6 @@ def realised(
     Args:
         over: staffing_shifts_suggested, the last day of their week as `service_date`.
         visits: fact_emergency_visits; of this and the next, what lies after that day is not used.
-        shifts: fact_doctor_shifts.
-        departments: dim_department.
-        hospitals: dim_hospital.
     """
     found = departments_known(over, visits, shifts, departments, hospitals)
     rows = [row for known in found for row in _realised(known)]

@@ -48,10 +48,6 @@ def came(visits: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
     """The mean wait of each hour: hospital_id, target_date, hour_of_day, wait_minutes.
 
     Waits that had not ended at the end of the day after are left out: they are not known in time for the gate.
-
-    Args:
-        visits: fact_emergency_visits.
-        hospitals: dim_hospital.
     """
     wait = pl.duration(microseconds=(60e6 * pl.col("wait_minutes")).cast(pl.Int64))
     ended = (pl.col("arrival_local") + wait).dt.date()

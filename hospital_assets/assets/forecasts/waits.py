@@ -68,7 +68,6 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
     Args:
         arrivals: forecast_arrivals_hourly.
         visits: fact_emergency_visits; what was not known on an as-of day is not used for it.
-        hospitals: dim_hospital.
     """
     ahead = arrivals.filter(pl.col("is_shipped"), pl.col("hospital_id") != ALL, pl.col("existing_hours") > 0).select(
         "service_date", "hospital_id", "target_date", "hour_of_day", "horizon_hours", "expected_arrivals"
@@ -144,8 +143,6 @@ def simulated_waits(
         daily: forecast_arrivals_daily, of the same as-of days.
         visits: fact_emergency_visits; of this and the next, what was not known on an as-of day is not used for it.
         shifts: fact_doctor_shifts and fact_doctor_shifts_ahead; `recorded_at` is since when each is known.
-        departments: dim_department.
-        hospitals: dim_hospital.
         mapped: how days are simulated, one by one or at the same time.
     """
     from hospital_assets.forecasting.waits import simulated

@@ -111,8 +111,6 @@ def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
 
     Args:
         hourly: kpi_arrivals_hourly.
-        hospitals: dim_hospital.
-        dates: dim_date.
     """
     quiet = at_hospitals(days_between(hourly.select("service_date").unique()), hospitals, dates)
     nobody = hourly.filter(nw.col("arrivals_count") < 0).select(

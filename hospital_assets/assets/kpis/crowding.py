@@ -75,7 +75,6 @@ def days_looked_at(visits: Frame, now: datetime, last_service_date: date | None)
     """The days from the first arrival until the last patient was gone, of those that the directory covers.
 
     Args:
-        visits: fact_emergency_visits.
         now: the hospital's time; nobody is known to be there later.
         last_service_date: the last day of which arrivals are landed; None: there is none.
     """

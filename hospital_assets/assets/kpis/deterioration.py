@@ -1,6 +1,7 @@
 """Deterioration: NEWS2 by hour of the visit, first observations, the response to an emergency score, repeat intervals.
 
 All count for the day of arrival, whenever a set was recorded: an evening's observations lie partly on the next day.
+`visits` are as from `present`, `sets` as from `sets_of`.
 """
 
 import dagster as dg
@@ -65,9 +66,6 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
     """Visits with where they were, and from when to when they were in the department.
 
     Args:
-        visits: fact_emergency_visits.
-        hospitals: dim_hospital.
-        departments: dim_department.
         now: until when who is still there has been there.
 
     Returns:
@@ -112,10 +110,6 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
 def sets_of(visits: Frame, observations: Frame) -> Frame:
     """The observation sets of visits, of known times, with what is known of the visit and where in it they lie.
 
-    Args:
-        visits: as from `present`.
-        observations: fact_vitals.
-
     Returns:
         The columns of the visit, and of the set: observation_id, measured_at, measured_date, set_age_years,
         news2_score, news2_band, is_full, has_emergency_score, minutes (since the start), is_before and is_after
@@ -149,11 +143,7 @@ def unscored(age: str) -> dict[str, nw.Expr]:
 
 
 def news2_by_hour(sets: Frame) -> Frame:
-    """Sets by band, day of arrival, place and hour since the start of the visit.
-
-    Args:
-        sets: as from `sets_of`.
-    """
+    """Sets by band, day of arrival, place and hour since the start of the visit."""
     hour = divided(nw.col("minutes"), 60).floor().cast(nw.Int64)
     elsewhere = nw.col("measured_date") != nw.col("service_date")
     return rates(
@@ -191,12 +181,7 @@ def news2_by_hour(sets: Frame) -> Frame:
 
 
 def first_observations(visits: Frame, sets: Frame) -> Frame:
-    """Visits by whether their first full set came within each limit.
-
-    Args:
-        visits: as from `present`.
-        sets: as from `sets_of`.
-    """
+    """Visits by whether their first full set came within each limit."""
     full = (
         sets.filter(nw.col("is_full"), ~nw.col("is_before"), ~nw.col("is_after"))
         .group_by("visit_id")
@@ -234,11 +219,7 @@ def first_observations(visits: Frame, sets: Frame) -> Frame:
 
 
 def news2_response(sets: Frame) -> Frame:
-    """Visits with an emergency score, by whether a provider came soon after the first.
-
-    Args:
-        sets: as from `sets_of`.
-    """
+    """Visits with an emergency score, by whether a provider came soon after the first."""
     emergencies = sets.filter(nw.col("has_emergency_score"), ~nw.col("is_before"), ~nw.col("is_after"))
     visit = (
         "service_date",
@@ -282,11 +263,7 @@ def news2_response(sets: Frame) -> Frame:
 
 
 def observation_frequency(sets: Frame) -> Frame:
-    """Sets by whether the next one came as soon as their score asks for.
-
-    Args:
-        sets: as from `sets_of`.
-    """
+    """Sets by whether the next one came as soon as their score asks for."""
     order = ["measured_at", "observation_id"]
     during = sets.filter(~nw.col("is_before"), ~nw.col("is_after")).with_columns(
         _next_at=nw.col("measured_at").shift(-1).over("visit_id", order_by=order),

@@ -147,12 +147,7 @@ def kpi_seen_on_time_daily(fact_emergency_visits: Frame, dim_hospital: Frame, di
 
 
 def seen_on_time(visits: Frame, scales: Frame) -> Frame:
-    """Visits seen within the targets of every scale, by day, hospital and level.
-
-    Args:
-        visits: visits with their hospital.
-        scales: dim_triage.
-    """
+    """Visits seen within the targets of every scale, by day, hospital and level."""
     targets = scales.filter(~nw.col("level").is_null()).select(
         "scale", nw.col("level").alias("triage_level"), "target_minutes"
     )

@@ -86,10 +86,6 @@ def on_days(flow: Frame, departments: Frame, hospitals: Frame, period: Period | 
     """Patients' stays in departments on each local day they touch, cut at midnight.
 
     Args:
-        flow: fact_patient_flow.
-        departments: dim_department.
-        hospitals: dim_hospital.
-        period: the service days asked for.
         until: where the day in progress is cut, as the hours of fact_bed_occupancy are; None: there
             are no days.
 
@@ -253,12 +249,7 @@ def peaks(segments: Frame) -> Frame:
 
 
 def department_flow(hours: Frame, segments: Frame) -> Frame:
-    """What came, went and was there; L = lambda x W within the day; turnover.
-
-    Args:
-        hours: department hours with occupied and staffed minutes and capacity.
-        segments: as from `on_days`.
-    """
+    """What came, went and was there; L = lambda x W within the day; turnover."""
     day = ["service_date", "department_id"]
     offered = hours.group_by(*day, "hospital_id", "department_name").agg(
         window_hours=divided(nw.col("hour_minutes").sum(), 60), _staffed=exact_sum("staffed_bed_minutes")

@@ -1,4 +1,4 @@
-"""The way through the emergency department: stages, pathways, ambulance handovers."""
+"""The way through the emergency department: stages, pathways, ambulance handovers; visits are as from `labelled`."""
 
 import dagster as dg
 import narwhals as nw
@@ -30,11 +30,7 @@ def kpi_stages_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_depa
 
 
 def stages(visits: Frame) -> Frame:
-    """Visits by stage, with the minutes since the stage before.
-
-    Args:
-        visits: visits with the labels they are grouped by.
-    """
+    """Visits by stage, with the minutes since the stage before."""
     reached = nw.concat(
         [
             visits.select(
@@ -78,11 +74,7 @@ def kpi_pathways_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_de
 
 
 def pathways(visits: Frame) -> Frame:
-    """Visits that were not cancelled, by arrival mode, triage level and disposition.
-
-    Args:
-        visits: visits with the labels they are grouped by.
-    """
+    """Visits that were not cancelled, by arrival mode, triage level and disposition."""
     return (
         visits.filter(~nw.col("is_cancelled"))
         .with_columns(
@@ -103,11 +95,7 @@ def kpi_handovers_daily(fact_emergency_visits: Frame, dim_hospital: Frame, dim_d
 
 
 def handovers(visits: Frame) -> Frame:
-    """Handovers of patients who came by ambulance, against the limits.
-
-    Args:
-        visits: visits with the labels they are grouped by.
-    """
+    """Handovers of patients who came by ambulance, against the limits."""
     taken = nw.col("_taken")
     return rates(
         visits.filter(nw.col("arrival_mode") == "ambulance").with_columns(

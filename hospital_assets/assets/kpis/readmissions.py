@@ -53,11 +53,8 @@ def inpatient_stays(flow: Frame, principal: Frame, procedures: Frame, hospitals:
     """One row per inpatient stay, with what the readmission rules ask of it.
 
     Args:
-        flow: fact_patient_flow.
         principal: visit_id, condition_key of the principal diagnosis, of every visit and stay that has one.
         procedures: cleaned procedures, one row each.
-        hospitals: dim_hospital.
-        conditions: dim_condition.
     """
     segments = flow.filter(nw.col("stay_class") == "inpatient").with_columns(
         _counts_until=segment_until("segment_start_at", "segment_end_at")

@@ -75,13 +75,7 @@ def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, 
 
 
 def staffing(arrivals: Frame, crowding: Frame, hospitals: Frame) -> Frame:
-    """Arrivals, and the doctors on shift at the start of the same local hours.
-
-    Args:
-        arrivals: kpi_arrivals_hourly.
-        crowding: kpi_crowding_hourly.
-        hospitals: dim_hospital.
-    """
+    """Arrivals, and the doctors on shift at the start of the same local hours."""
     hours = local_clocks(
         crowding.join(hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"),
         {"_hour_local": "hour_start_at"},

@@ -97,7 +97,6 @@ def surveillance(mart: Mart, where: Slice, watched: Mapping[str, tuple[str, ...]
     """Visits whose principal diagnosis is in some clinical groups; a day with diagnoses and none of these is 0.
 
     Args:
-        mart: the publication.
         where: the slice; hospital and period are followed.
         watched: name of a series -> its clinical groups.
     """

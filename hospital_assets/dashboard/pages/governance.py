@@ -37,7 +37,6 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     """Who may see what, what is published, what is kept how long, what figures mean, who looked.
 
     Args:
-        settings: the data directory.
         mart: the viewer's publication.
         now: the wall clock.
     """
@@ -169,7 +168,6 @@ def retention_queue(
     """How long everything is kept by the policy, the items due first; persons are not named.
 
     Args:
-        settings: the data directory.
         policy: how long versions and how many snapshots are kept.
         looks: the audit, which says what erasures were begun and finished.
         now: the wall clock.

@@ -96,7 +96,6 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
     """Results of checks, quarantined records, and whether every record is accounted for.
 
     Args:
-        settings: the data directory.
         sight: what may be seen; None for everything.
     """
     sight = sight or Sight()

@@ -155,7 +155,6 @@ def load_publications(
 
     Args:
         connection: of a role that may create schemas and roles.
-        settings: the data directory.
         policy: must be the one the publications were made with.
         loaded_at: an instant, for the record.
         roles: which; empty for all that have publications.

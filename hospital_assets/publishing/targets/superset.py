@@ -21,12 +21,7 @@ _TYPES = {"string": "TEXT", "int64": "BIGINT", "double": "FLOAT", "boolean": "BO
 
 
 def render(model: Model, source: str = DEFAULT_SOURCE) -> dict[str, str]:
-    """The files of an import, by path.
-
-    Args:
-        model: of the publication.
-        source: the address of the database.
-    """
+    """The files of an import, by path."""
     name = f"hospital-{model.audience}"
     database = stable_id("superset", name)
     files: dict[str, dict[str, Any]] = {

@@ -31,7 +31,6 @@ def export(
 
     Args:
         rendering: of the same policy.
-        settings: the data directory.
         policy: must be the one the publications were made with.
         folder: where the rendering was written.
         key: gives the key of pseudonyms; asked only when a role has tokens made with it.
