@@ -256,14 +256,14 @@ async def _query(request: Request) -> Response:
         if moment is not None and moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
         folder = version_folder(gate.settings.data_dir, user.audience, moment)
-    except (ValueError, OverflowError):
-        raise HTTPException(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
     except WithdrawnError as error:
         await run_in_threadpool(gate.audit.append, replace(event, outcome="refused", reason=str(error)))
         raise HTTPException(403, str(error)) from None
     except PublicationError as error:
         await run_in_threadpool(gate.audit.append, replace(event, outcome="failed", reason=str(error)))
         raise HTTPException(404, str(error)) from None
+    except (ValueError, OverflowError):
+        raise HTTPException(400, "as_of is a time, as in 2026-03-01T12:00:00Z") from None
     try:
         async with gate.turns.place(user.name):
             answer = await run_in_threadpool(run_query, folder / DATABASE, sql, form, limits)

@@ -67,7 +67,7 @@ _WAIT_SECONDS = 0.2
 _PAUSE_SECONDS = 10.0
 
 
-class BatchError(Exception):
+class BatchError(ValueError):
     """A batch could not be loaded; nothing of it is stored.
 
     Attributes:

@@ -18,31 +18,26 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
     backup = commands.add_parser("backup", help="back up the whole data directory, verify backups, and restore one")
-    acts = backup.add_subparsers(required=True, metavar="ACT", dest="act")
+    acts = commands.below(backup, "ACT")
 
-    created = acts.add_parser("create", help="make a backup, also while everything is at work")
+    created = acts.add_parser("create", _create, help="make a backup, also while everything is at work")
     created.add_argument("--recipient", action="append", help="who can open it, as in age1... (default: [backup])")
     created.add_argument("--keep", type=int, help="how many backups to keep (default: [backup], else 14)")
-    created.set_defaults(run=_create)
 
-    listed = acts.add_parser("list", help="list the backups")
-    listed.set_defaults(run=_list)
+    listed = acts.add_parser("list", _list, help="list the backups")
 
-    verified = acts.add_parser("verify", help="read all of a backup and say whether it is whole")
-    verified.set_defaults(run=_verify)
+    verified = acts.add_parser("verify", _verify, help="read all of a backup and say whether it is whole")
 
-    restored = acts.add_parser("restore", help="restore a backup into an empty folder")
+    restored = acts.add_parser("restore", _restore, help="restore a backup into an empty folder")
     restored.add_argument("--into", type=Path, required=True, help="the new data directory")
     restored.add_argument("--keys", type=Path, help="folder of the copied keys: put where keys are looked for")
     restored.add_argument(
         "--unstamped", action="store_true", help="also where nobody can tell whether it was changed: the keys are lost"
     )
-    restored.set_defaults(run=_restore)
 
-    keys = acts.add_parser("keys", help="copy the keys, which are in no backup, to another place")
+    keys = acts.add_parser("keys", _keys, help="copy the keys, which are in no backup, to another place")
     keys.add_argument("--into", type=Path, required=True, help="a folder far from the data and its backups")
     keys.add_argument("--recipient", action="append", help="who can open them, as in age1... (default: [backup])")
-    keys.set_defaults(run=_keys)
 
     for act in (created, listed, verified, restored, keys):
         act.add_argument("--folder", type=Path, help="of the backups (default: [backup] in hospital.toml)")

@@ -10,26 +10,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import threading
     from argparse import _SubParsersAction
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     import dagster as dg
     from rich.console import Console
+    from rich.table import Table
 
     from hospital_assets.automation.build import BuildReport
     from hospital_assets.settings import Settings
 
+    Run = Callable[[argparse.Namespace, Settings], int]
+
 
 class Commands:
-    """The commands of `hospital`, and what each is for."""
+    """The commands of `hospital` (or those below one of them), and what each is for."""
 
     def __init__(self, parsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         self.described: dict[str, str] = {}
         self._parsers = parsers
 
-    def add_parser(self, name: str, *, help: str, **options: Any) -> argparse.ArgumentParser:  # noqa: A002
+    def add_parser(self, name: str, run: Run | None = None, *, help: str) -> argparse.ArgumentParser:  # noqa: A002
         """Add a command; what `--help` lists is how its own help begins."""
         self.described[name] = help
-        return self._parsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **options)
+        parser = self._parsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+        parser.set_defaults(run=run)
+        return parser
+
+    def below(self, command: argparse.ArgumentParser, metavar: str) -> Commands:
+        """The commands below one of these, of which one must be named."""
+        return Commands(command.add_subparsers(required=True, metavar=metavar))
 
 
 def definitions_of(settings: Settings) -> dg.Definitions:
@@ -58,6 +67,13 @@ def terminal(*, highlight: bool = True) -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160, highlight=highlight)
+
+
+def headed(*headings: str, right: Collection[str] = (), **options: Any) -> Table:
+    """A table to print, with the columns of some headings on the right; `options` are those of `rich`."""
+    from rich.table import Column, Table
+
+    return Table(*(Column(heading, justify="right" if heading in right else "left") for heading in headings), **options)
 
 
 class StepProgress:
@@ -96,11 +112,9 @@ class StepProgress:
 
 def print_checks(report: BuildReport) -> None:
     """Print the checks that did not pass, and how many did."""
-    from rich.table import Table
-
     console = terminal()
     if report.warnings or report.failed_checks:
-        odd = Table("table", "check", "", "what", title="Checks that did not pass")
+        odd = headed("table", "check", "", "what", title="Checks that did not pass")
         for check in [*report.failed_checks, *report.warnings]:
             odd.add_row(check.table, check.name, check.severity.lower(), check.description)
         console.print(odd)

@@ -22,28 +22,29 @@ def add_commands(commands: Commands) -> None:
         "deploy",
         help="load publications into PostgreSQL, or write what Snowflake, BI tools, services, nginx or Prometheus need",
     )
-    targets = deployed.add_subparsers(required=True, metavar="TARGET")
+    targets = commands.below(deployed, "TARGET")
 
     snowflake = targets.add_parser(
-        "snowflake", help="render SnowDDL configuration, a load script and a verification script"
+        "snowflake", _snowflake, help="render SnowDDL configuration, a load script and a verification script"
     )
     snowflake.add_argument("--out", type=Path, required=True, help="folder to write to")
     snowflake.add_argument(
         "--without-data", action="store_true", help="only what follows from the policy, no Parquet files"
     )
-    snowflake.set_defaults(run=_snowflake)
 
-    systemd = targets.add_parser("systemd", help="write the units of the services, for a machine that systemd runs")
+    systemd = targets.add_parser(
+        "systemd", _systemd, help="write the units of the services, for a machine that systemd runs"
+    )
     systemd.add_argument("--into", type=Path, required=True, help="folder to write to, as in /etc/systemd/system")
     systemd.add_argument("--user", default="hospital", help="who the services run as (default hospital)")
-    systemd.set_defaults(run=_systemd)
 
-    containers = targets.add_parser("containers", help="write a Containerfile, and a compose.yaml of the services")
+    containers = targets.add_parser(
+        "containers", _containers, help="write a Containerfile, and a compose.yaml of the services"
+    )
     containers.add_argument("--into", type=Path, required=True, help="folder to write to; the wheel goes there, too")
     containers.add_argument(
         "--user", type=int, default=10_001, metavar="NUMBER", help="user and group that they run as (default 10001)"
     )
-    containers.set_defaults(run=_containers)
 
     for services in (systemd, containers):
         services.add_argument(
@@ -61,20 +62,20 @@ def add_commands(commands: Commands) -> None:
             help="also this one",
         )
 
-    nginx = targets.add_parser("nginx", help="write the configuration of nginx as the proxy of it all")
+    nginx = targets.add_parser("nginx", _nginx, help="write the configuration of nginx as the proxy of it all")
     nginx.add_argument("--into", type=Path, required=True, help="folder to write to, as in /etc/nginx/conf.d")
     nginx.add_argument("--name", required=True, help="host name that people use, as in ed.example.org")
     nginx.add_argument("--certificate", type=Path, required=True, help="PEM file with the chain")
     nginx.add_argument("--certificate-key", type=Path, required=True, help="its key")
     for service, port in (("dashboard", 8000), ("dagster", 3000), ("gateway", 8321)):
         nginx.add_argument(f"--{service}-port", type=int, default=port, help=f"default {port}")
-    nginx.set_defaults(run=_nginx)
 
-    monitoring = targets.add_parser("monitoring", help="write alert rules for Prometheus and a dashboard for Grafana")
+    monitoring = targets.add_parser(
+        "monitoring", _monitoring, help="write alert rules for Prometheus and a dashboard for Grafana"
+    )
     monitoring.add_argument("--into", type=Path, required=True, help="folder to write to")
-    monitoring.set_defaults(run=_monitoring)
 
-    postgres = targets.add_parser("postgres", help="load the publications and give logins an audience")
+    postgres = targets.add_parser("postgres", _postgres, help="load the publications and give logins an audience")
     postgres.add_argument(
         "--dsn", help="libpq connection string, as in postgresql:///hospital (default: $HOSPITAL_POSTGRES_DSN)"
     )
@@ -89,7 +90,6 @@ def add_commands(commands: Commands) -> None:
         help="give a user of `hospital users` a login; loads nothing unless --role is given",
     )
     postgres.add_argument("--revoke", action="append", default=[], metavar="NAME", help="take a login's audience away")
-    postgres.set_defaults(run=_postgres)
 
     for name, text, source in (
         (
@@ -167,7 +167,6 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import Event, record, system_actor
     from hospital_assets.publishing.policy import load_policy
     from hospital_assets.publishing.pseudonyms import load_key
-    from hospital_assets.publishing.publications import PublicationError
     from hospital_assets.publishing.targets.snowflake.data import export
     from hospital_assets.publishing.targets.snowflake.model import base_role
     from hospital_assets.publishing.targets.snowflake.rendering import render, write
@@ -192,10 +191,7 @@ def _snowflake(options: argparse.Namespace, settings: Settings) -> int:
                 objects={place: list(columns) for place, columns in rendering.columns.items()},
             ),
         )
-        try:
-            rows = export(rendering, settings, policy, options.out, lambda: load_key(settings))
-        except PublicationError as error:
-            raise ValueError(str(error)) from error
+        rows = export(rendering, settings, policy, options.out, lambda: load_key(settings))
         print(
             f"{sum(rows.values()):,} rows of {len(rows)} tables in {options.out / 'data'}: "
             "identified patient data, delete it once it is loaded"
@@ -222,68 +218,53 @@ def _bi_tool(options: argparse.Namespace, settings: Settings) -> int:
     }[options.tool]
     policy = load_policy(settings)
     roles = [role_named(policy, role) for role in options.role]
-    try:
-        manifests = [
-            read_manifest(version_folder(settings.data_dir, audience), "audience", "role")
-            for audience in published_audiences(settings.data_dir)
-            if has_audience(policy, audience)
-        ]
-        models = [semantic_model(manifest) for manifest in manifests if not roles or manifest["role"] in roles]
-        if not models:
-            raise PublicationError("nothing is published for them; run `hospital publish`")
-        for model in models:
-            write_new(render(model, options.source or source), options.out / model.audience)
-            figures = sum(len(table.figures) for table in model.tables)
-            print(f"{options.out / model.audience}: {len(model.tables)} tables, {figures} figures; no data")
-    except PublicationError as error:
-        raise ValueError(str(error)) from error
+    manifests = [
+        read_manifest(version_folder(settings.data_dir, audience), "audience", "role")
+        for audience in published_audiences(settings.data_dir)
+        if has_audience(policy, audience)
+    ]
+    models = [semantic_model(manifest) for manifest in manifests if not roles or manifest["role"] in roles]
+    if not models:
+        raise PublicationError("nothing is published for them; run `hospital publish`")
+    for model in models:
+        write_new(render(model, options.source or source), options.out / model.audience)
+        figures = sum(len(table.figures) for table in model.tables)
+        print(f"{options.out / model.audience}: {len(model.tables)} tables, {figures} figures; no data")
     return 0
 
 
 def _postgres(options: argparse.Namespace, settings: Settings) -> int:
     from contextlib import closing
+    from dataclasses import replace
     from datetime import UTC, datetime
 
     from hospital_assets.access import logins
     from hospital_assets.access.audit import Event, record, system_actor
     from hospital_assets.access.users import open_users
     from hospital_assets.publishing.policy import load_policy, role_named
-    from hospital_assets.publishing.targets.postgres import DSN_VARIABLE, PostgresError, connect, load_publications
+    from hospital_assets.publishing.targets.postgres import DSN_VARIABLE, connect, load_publications
 
     dsn = options.dsn or os.environ.get(DSN_VARIABLE)
     if not dsn:
         raise ValueError(f"name the database: --dsn postgresql:///hospital, or set {DSN_VARIABLE}")
     policy, by = load_policy(settings), system_actor()
     roles = [role_named(policy, role) for role in options.role]
-    try:
-        with connect(dsn) as connection, closing(open_users(settings)) as users:
-            for line in logins.align(connection, settings, policy, users, by=by):
-                print(line)
-            # First the entry, then the deed; the address may hold a password and is not in it.
-            if options.role or not (options.login or options.revoke):
-                asked = f"deploy postgres {' '.join(options.role)}".rstrip()
-                record(settings, Event(by, "export", statement=asked))
-                for loaded in load_publications(connection, settings, policy, loaded_at=datetime.now(UTC), roles=roles):
-                    record(
-                        settings,
-                        Event(
-                            by,
-                            "export",
-                            audience=loaded.audience,
-                            version=loaded.version,
-                            statement=asked,
-                            row_count=loaded.rows,
-                        ),
-                    )
-                    print(
-                        f"loaded  {loaded.audience:<12} {loaded.version}  "
-                        f"{loaded.tables} tables  {loaded.rows:>12,} rows"
-                    )
-            for name in options.revoke:
-                logins.revoke(connection, settings, policy, name, by=by)
-                print(f"revoked {name}")
-            for name in options.login:
-                print(f"granted {name} {logins.grant(connection, settings, policy, users, name, by=by)}")
-    except PostgresError as error:
-        raise ValueError(str(error)) from error
+    with connect(dsn) as connection, closing(open_users(settings)) as users:
+        for line in logins.align(connection, settings, policy, users, by=by):
+            print(line)
+        # First the entry, then the deed; the address may hold a password and is not in it.
+        if options.role or not (options.login or options.revoke):
+            asked = f"deploy postgres {' '.join(options.role)}".rstrip()
+            record(settings, Event(by, "export", statement=asked))
+            for loaded in load_publications(connection, settings, policy, loaded_at=datetime.now(UTC), roles=roles):
+                entry = Event(by, "export", audience=loaded.audience, version=loaded.version, statement=asked)
+                record(settings, replace(entry, row_count=loaded.rows))
+                print(
+                    f"loaded  {loaded.audience:<12} {loaded.version}  {loaded.tables} tables  {loaded.rows:>12,} rows"
+                )
+        for name in options.revoke:
+            logins.revoke(connection, settings, policy, name, by=by)
+            print(f"revoked {name}")
+        for name in options.login:
+            print(f"granted {name} {logins.grant(connection, settings, policy, users, name, by=by)}")
     return 0

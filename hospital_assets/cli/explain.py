@@ -6,7 +6,7 @@ import argparse
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.cli.console import definitions_of, headed, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ _MOST_ROWS = 20
 
 def add_commands(commands: Commands) -> None:
     """Add this command to the parser."""
-    explained = commands.add_parser("explain", help="show what a figure is made of, down to the landed records")
+    explained = commands.add_parser(
+        "explain", _explain, help="show what a figure is made of, down to the landed records"
+    )
     explained.add_argument("table", help="a KPI table, as in kpi_waits_daily")
     explained.add_argument("--hospital", default="all", help="a hospital, as in H1 (default all)")
     explained.add_argument("--day", type=date.fromisoformat, help="a service day; its month or year where those count")
@@ -37,14 +39,12 @@ def add_commands(commands: Commands) -> None:
     explained.add_argument(
         "--role", default="", help="as this audience may see it, as in doctor-H1 (default everything)"
     )
-    explained.set_defaults(run=_explain)
 
 
 def _explain(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import Event, audited, system_actor
     from hospital_assets.publishing.audience import Audience, parse_audience
     from hospital_assets.publishing.policy import load_policy
-    from hospital_assets.publishing.publications import PublicationError
 
     asked = _asked(options)
     policy = load_policy(settings)
@@ -62,10 +62,7 @@ def _explain(options: argparse.Namespace, settings: Settings) -> int:
         objects={asked.kpi.qualified_name: [asked.column] if asked.column else asked.kpi.column_names},
     )
     with audited(settings, event):
-        try:
-            _print(options, settings, policy, audience, asked)
-        except PublicationError as error:
-            raise ValueError(str(error)) from error
+        _print(options, settings, policy, audience, asked)
     return 0
 
 
@@ -197,10 +194,8 @@ def _print_figure(console: Console, asked: Asked, row: dict[str, Any]) -> None:
 
 
 def _print_rows(console: Console, options: argparse.Namespace, found: Rows, visible: set[str]) -> None:
-    from rich.table import Table
-
     shown = [name for name in found.rows.columns if name in visible]
-    table = Table(*shown, "left out", *([options.column] if options.column else []))
+    table = headed(*shown, "left out", *([options.column] if options.column else []))
     # Who was left out comes first: they are few, and what one looks for.
     ordered = found.rows.sort("_left_out", nulls_last=True, maintain_order=True)
     rows = ordered if options.all else ordered.head(_MOST_ROWS)
@@ -217,9 +212,7 @@ def _print_rows(console: Console, options: argparse.Namespace, found: Rows, visi
 
 
 def _print_records(console: Console, fact: Contract, key: str, records: pl.DataFrame) -> None:
-    from rich.table import Table
-
-    table = Table("subject", "file", "line", "part", "first seen (UTC)", "fate")
+    table = headed("subject", "file", "line", "part", "first seen (UTC)", "fate")
     for row in records.iter_rows(named=True):
         table.add_row(
             row["subject"],
@@ -234,8 +227,6 @@ def _print_records(console: Console, fact: Contract, key: str, records: pl.DataF
 
 
 def _print_changes(console: Console, fact: Contract, changed: pl.DataFrame, records: pl.DataFrame, since: Any) -> None:
-    from rich.table import Table
-
     from hospital_assets.reports.changes import reason
 
     seen: dict[str, list[Any]] = {}
@@ -246,7 +237,7 @@ def _print_changes(console: Console, fact: Contract, changed: pl.DataFrame, reco
         key = row[fact.key[0]]
         why = reason(row["what"], row["columns"], [m for m in seen.get(key, []) if m], since)
         by_reason.setdefault((row["what"], why), []).append(key)
-    table = Table("rows", "", "why", "as in")
+    table = headed("rows", "", "why", "as in")
     for (what, why), keys in sorted(by_reason.items(), key=lambda found: -len(found[1])):
         table.add_row(f"{len(keys):,}", what, why, ", ".join(keys[:3]))
     console.print(table if table.row_count else f"No row of {fact.name} behind it differs.")

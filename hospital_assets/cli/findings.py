@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, terminal
+from hospital_assets.cli.console import StepProgress, definitions_of, headed, print_checks, terminal
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    checks = commands.add_parser("check", help="run every check on the stored tables; builds nothing")
+    checks = commands.add_parser("check", _checks, help="run every check on the stored tables; builds nothing")
     checks.add_argument(
         "--fail-on",
         choices=["error", "warn", "never"],
@@ -41,9 +41,8 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="inject a fault for each kind into copies of the tables and report whether it is noticed",
     )
-    checks.set_defaults(run=_checks)
 
-    alerts = commands.add_parser("alerts", help="open alerts: list, acknowledge, resolve, test")
+    alerts = commands.add_parser("alerts", _alerts, help="open alerts: list, acknowledge, resolve, test")
     alerts.add_argument(
         "action",
         nargs="?",
@@ -58,18 +57,14 @@ def add_commands(commands: Commands) -> None:
     alerts.add_argument("--reason", default="", help="silence: why")
     alerts.add_argument("--all", action="store_true", help="list resolved alerts too")
     alerts.add_argument("--by", default=os.environ.get("USER", "somebody"), help="your name, for the record")
-    alerts.set_defaults(run=_alerts)
 
-    reported = commands.add_parser("report", help="write a one-file page to read or print")
+    reported = commands.add_parser("report", _report, help="write a one-file page to read or print")
     reported.add_argument("page", choices=["quality", "overview"])
     reported.add_argument("--out", type=Path, help="default: reports/PAGE.html in the data dir")
-    reported.set_defaults(run=_report)
 
-    drifted = commands.add_parser("drift", help="show how the columns of landed files have changed")
-    drifted.set_defaults(run=_drift)
+    commands.add_parser("drift", _drift, help="show how the columns of landed files have changed")
 
-    scored = commands.add_parser("score", help="compare the cleaning with the simulator's ground truth")
-    scored.set_defaults(run=_score)
+    commands.add_parser("score", _score, help="compare the cleaning with the simulator's ground truth")
 
 
 def _alerts(options: argparse.Namespace, settings: Settings) -> int:
@@ -152,9 +147,7 @@ def _alerts(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_alerts(alerts: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    shown = Table("alert", "severity", "state", "since (UTC)", "where", "what")
+    shown = headed("alert", "severity", "state", "since (UTC)", "where", "what")
     for row in alerts:
         where = " ".join(part for part in (row["hospital_id"], row["department_name"]) if part)
         shown.add_row(
@@ -189,8 +182,6 @@ def _checks(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.checks.findings import newest_results
     from hospital_assets.checks.table_checks import every_kind
     from hospital_assets.warehouse.database import open_warehouse
@@ -204,7 +195,7 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
         print("nothing was ever checked here: run `hospital check`, or `hospital build`", file=sys.stderr)
         return 1
     if options.failed:
-        bad = Table("table", "kind", "column", "rule", "broken", "of", "%", "limit %", "status")
+        bad = headed("table", "kind", "column", "rule", "broken", "of", "%", "limit %", "status")
         for r in results.iter_rows(named=True):
             if r["status"] in ("Failed", "Error"):
                 bad.add_row(
@@ -224,7 +215,7 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
     for r in results.iter_rows(named=True):
         of_kind = counted.setdefault((r["family"], r["kind"]), {})
         of_kind[r["status"]] = of_kind.get(r["status"], 0) + 1
-    shown = Table("family", "kind", "checks", "passed", "failed", "not applicable", "error")
+    shown = headed("family", "kind", "checks", "passed", "failed", "not applicable", "error")
     for (family, kind), of_kind in sorted(counted.items()):
         states = [of_kind.get(s, 0) for s in ("Passed", "Failed", "NotApplicable", "Error")]
         shown.add_row(family, kind, f"{sum(states):,}", *(f"{n:,}" if n else "" for n in states))
@@ -234,13 +225,11 @@ def _last_checks(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _prove(settings: Settings, warehouse: Warehouse, console: Console) -> int:
-    from rich.table import Table
-
     from hospital_assets.checks.faults import prove, sound_tables
     from hospital_assets.clock import hospital_now
 
     matrix = prove(sound_tables(warehouse), hospital_now(settings))
-    shown = Table("kind", "table", "fault", "noticed", "noticed, too")
+    shown = headed("kind", "table", "fault", "noticed", "noticed, too")
     lines = ["| kind | table | fault | noticed | noticed, too |", "|---|---|---|---|---|"]
     for r in matrix.iter_rows(named=True):
         cells = (r["kind"], r["table"], r["fault"], "yes" if r["is_caught"] else "NO", r["also_failed"])
@@ -281,13 +270,9 @@ def _report(options: argparse.Namespace, settings: Settings) -> int:
 
 def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.publishing.policy import load_policy
-    from hospital_assets.publishing.publications import PublicationError
     from hospital_assets.reports.overview import as_page
 
-    try:
-        _, page = as_page(settings.data_dir, load_policy(settings).overview, settings.baselines_from)
-    except PublicationError as error:
-        raise ValueError(str(error)) from error
+    _, page = as_page(settings.data_dir, load_policy(settings).overview, settings.baselines_from)
     path = options.out or settings.reports / "overview.html"
     replace_text(path, page)
     print(path)
@@ -295,8 +280,6 @@ def _report_overview(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _drift(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.landing.drift import ADVICE, drifts
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.warehouse.loads import read_ledger_copy
@@ -304,7 +287,7 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
     ledger = read_ledger_copy(settings.warehouse_file)
     if ledger.is_empty():
         raise FileNotFoundError(f"nothing was loaded in {settings.data_dir} yet: run `hospital build`")
-    shown = Table("feed", "column", "verdict", "files", "first file", "what to do")
+    shown = headed("feed", "column", "verdict", "files", "first file", "what to do")
     for drift in drifts(ledger, load_profiles(settings.profiles_folder)):
         shown.add_row(
             f"{drift.profile} {drift.subject}",
@@ -321,7 +304,6 @@ def _drift(options: argparse.Namespace, settings: Settings) -> int:
 
 def _score(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
-    from rich.table import Table
 
     from hospital_assets.simulator.scoring import fates, precision, recall
     from hospital_assets.warehouse.database import open_warehouse
@@ -337,7 +319,7 @@ def _score(options: argparse.Namespace, settings: Settings) -> int:
         found = fates(warehouse)
     console = terminal()
     for title, scores in (("Dirt", recall(truth, found)), ("Rules", precision(truth, found))):
-        shown = Table(*scores.columns, title=title)
+        shown = headed(*scores.columns, title=title)
         for row in scores.iter_rows():
             shown.add_row(*(f"{v:,.1f}" if isinstance(v, float) else str(v) for v in row))
         console.print(shown)

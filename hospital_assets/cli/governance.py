@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hospital_assets.cli import deploy
-from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.cli.console import definitions_of, headed, terminal
 from hospital_assets.cli.serving import add_address, address_of, metrics_of
 from hospital_assets.settings import Settings
 
@@ -19,33 +19,30 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add this package's commands to the parser."""
     published = commands.add_parser(
-        "publish", help="publish the stored tables to every audience, masked and searched for leaks"
+        "publish", _publish, help="publish the stored tables to every audience, masked and searched for leaks"
     )
     published.add_argument("--role", action="append", default=[], help="only this role's publications")
-    published.set_defaults(run=_publish)
 
-    publications = commands.add_parser("publications", help="list what is published to whom, with its versions")
-    publications.set_defaults(run=_publications)
+    commands.add_parser("publications", _publications, help="list what is published to whom, with its versions")
 
-    policy = commands.add_parser("policy", help="check the policy and show who sees what")
+    policy = commands.add_parser("policy", _policy, help="check the policy and show who sees what")
     policy.add_argument("--missing", action="store_true", help="print lines for the columns it does not cover")
-    policy.set_defaults(run=_policy)
 
-    audit = commands.add_parser("audit", help="show who did what; verify that the log is intact")
+    audit = commands.add_parser("audit", _audit, help="show who did what; verify that the log is intact")
     audit.add_argument("action", nargs="?", default="list", choices=["list", "verify", "accept"])
     audit.add_argument("--reason", help="accept: why what was found is no attack, as in 'restored from a backup'")
     audit.add_argument("--actor", help="only entries of this user")
     audit.add_argument("--table", help="only entries about this table, as in facts.fact_vitals")
     audit.add_argument("--outcome", choices=["allowed", "refused", "failed"])
     audit.add_argument("--last", type=int, default=50, help="how many (default 50)")
-    audit.set_defaults(run=_audit)
 
-    served = commands.add_parser("serve", help="answer users' SQL over HTTP, from their role's publication only")
+    served = commands.add_parser(
+        "serve", _serve, help="answer users' SQL over HTTP, from their role's publication only"
+    )
     add_address(served, 8321)
-    served.set_defaults(run=_serve)
 
     users = commands.add_parser(
-        "users", help="manage who may sign in to the dashboard and the gateway, and in which role"
+        "users", _users, help="manage who may sign in to the dashboard and the gateway, and in which role"
     )
     users.add_argument(
         "action", choices=["list", "add", "disable", "enable", "remove", "password", "revoke", "sessions", "end"]
@@ -53,12 +50,10 @@ def add_commands(commands: Commands) -> None:
     users.add_argument("name", nargs="?", help="the user; of `end` the session, as `sessions` lists it")
     users.add_argument("role", nargs="?", help="a role of the policy: see hospital policy")
     users.add_argument("--hospital", help="for a role at one hospital, as in H1")
-    users.set_defaults(run=_users)
 
-    key = commands.add_parser("key", help="create the secret key of pseudonyms, or show its id")
+    key = commands.add_parser("key", _key, help="create the secret key of pseudonyms, or show its id")
     key.add_argument("action", choices=["create", "show-id"])
     key.add_argument("--if-missing", action="store_true", help="create: keep a key that is there")
-    key.set_defaults(run=_key)
 
     deploy.add_commands(commands)
 
@@ -85,8 +80,6 @@ def _publish(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _publications(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.publishing.publications import (
         current_version,
         published_audiences,
@@ -95,9 +88,8 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
         versions,
     )
 
-    shown = Table("audience", "version", "tables", "rows", "MB", "kept", "kept MB", "claim")
-    for name in ("tables", "rows", "MB", "kept", "kept MB"):
-        shown.columns[["audience", "version", "tables", "rows", "MB", "kept", "kept MB"].index(name)].justify = "right"
+    numbers = ("tables", "rows", "MB", "kept", "kept MB")
+    shown = headed("audience", "version", *numbers, "claim", right=numbers)
     for audience in published_audiences(settings.data_dir):
         folder = published_folder(settings.data_dir) / audience
         version = current_version(settings.data_dir, audience)
@@ -121,8 +113,6 @@ def _publications(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _policy(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.publishing.claims import claim_of
     from hospital_assets.publishing.policy import as_toml, load_policy, uncovered
 
@@ -131,7 +121,7 @@ def _policy(options: argparse.Namespace, settings: Settings) -> int:
     if options.missing:
         print(as_toml(policy, missing) or "every column is covered")
         return 1 if missing else 0
-    shown = Table("role", "tables", "columns", "masked", "left out", "claim")
+    shown = headed("role", "tables", "columns", "masked", "left out", "claim")
     for role in policy.roles:
         tables = policy.tables_of(role)
         kinds = [policy.mask_of(role, c.name, column).kind for c in tables for column in c.columns]
@@ -169,8 +159,6 @@ def _key(options: argparse.Namespace, settings: Settings) -> int:
 def _audit(options: argparse.Namespace, settings: Settings) -> int:
     import contextlib
 
-    from rich.table import Table
-
     from hospital_assets.access.audit import AuditLog, about, log_file, system_actor
 
     if not log_file(settings).exists() and (options.action == "list" or not settings.data_dir.exists()):
@@ -198,7 +186,7 @@ def _audit(options: argparse.Namespace, settings: Settings) -> int:
             conditions.append("exists (select 1 from json_each(objects) where key = ?)")
             values.append(options.table)
         entries = log.entries(" and ".join(conditions), tuple(values)).tail(options.last)
-    shown = Table("#", "when (UTC)", "who", "role", "what", "about", "rows", "ms", "outcome", "why")
+    shown = headed("#", "when (UTC)", "who", "role", "what", "about", "rows", "ms", "outcome", "why")
     for row in entries.iter_rows(named=True):
         shown.add_row(
             str(row["sequence_number"]),
@@ -264,9 +252,7 @@ def _users(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_users(accounts: list[Account]) -> None:
-    from rich.table import Table
-
-    shown = Table("name", "role", "hospital", "signs in", "state", "sessions")
+    shown = headed("name", "role", "hospital", "signs in", "state", "sessions")
     for account in accounts:
         state = "disabled" if account.is_disabled else "active"
         if account.locked_until and not account.is_disabled:
@@ -280,9 +266,7 @@ def _print_users(accounts: list[Account]) -> None:
 
 
 def _print_sessions(sessions: list[OpenSession]) -> None:
-    from rich.table import Table
-
-    shown = Table("session", "name", "application", "from", "since (UTC)", "last used", "ends")
+    shown = headed("session", "name", "application", "from", "since (UTC)", "last used", "ends")
     for session in sessions:
         moments = (f"{at:%Y-%m-%d %H:%M}" for at in (session.created_at, session.used_at, session.expires_at))
         shown.add_row(session.session_id, session.name, session.kind, session.client, *moments)

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hospital_assets.cli.console import headed
 from hospital_assets.cli.recovery import moment
 from hospital_assets.settings import Settings, engine_from_environment
 
@@ -18,18 +19,14 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    mirrored = commands.add_parser("mirror", help="write what changed to the mirror, Delta tables for other engines")
-    mirrored.set_defaults(run=_mirror)
+    commands.add_parser("mirror", _mirror, help="write what changed to the mirror, Delta tables for other engines")
 
     history = commands.add_parser("history", help="list versions of a table, look into one, or restore it")
-    acts = history.add_subparsers(dest="act", required=True, metavar="ACT")
-    listed = acts.add_parser("list", help="the versions that the mirror, the lake and the snapshots have")
-    listed.set_defaults(run=_list)
-    looked = acts.add_parser("as-of", help="write a table as it was to a file, or count its rows")
+    acts = commands.below(history, "ACT")
+    listed = acts.add_parser("list", _list, help="the versions that the mirror, the lake and the snapshots have")
+    looked = acts.add_parser("as-of", _as_of, help="write a table as it was to a file, or count its rows")
     looked.add_argument("--out", type=Path, help="a .parquet or .csv file; without it, rows are counted")
-    looked.set_defaults(run=_as_of)
-    restored = acts.add_parser("restore", help="make a table, or some service days of it, what it was")
-    restored.set_defaults(run=_restore)
+    restored = acts.add_parser("restore", _restore, help="make a table, or some service days of it, what it was")
     for act in (listed, looked, restored):
         act.add_argument("table", help="as in fact_emergency_visits")
     for act in (looked, restored):
@@ -59,8 +56,6 @@ def _mirror(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.cli.console import terminal
     from hospital_assets.recovery.history import contract_named, versions_of
 
@@ -69,8 +64,7 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     if not found:
         print(f"no version of {contract.name} is kept")
         return 0
-    shown = Table("time (UTC)", "rows", "days that changed", "cause", title=contract.name)
-    shown.columns[1].justify = "right"
+    shown = headed("time (UTC)", "rows", "days that changed", "cause", right=("rows",), title=contract.name)
     for version in found:
         rows = "" if version.rows is None else f"{version.rows:,}"
         days = version.days or ("all" if version.number and contract.partitioned else "")

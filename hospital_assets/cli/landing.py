@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import stopped_by_signals, terminal
+from hospital_assets.cli.console import headed, stopped_by_signals, terminal
 from hospital_assets.cli.serving import port_number
 from hospital_assets.files import replace_text
 from hospital_assets.settings import Settings, write_settings
@@ -30,7 +30,7 @@ _NOT_LOADED = ("unreadable", "missing_column", "empty")
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    simulate = commands.add_parser("simulate", help="land the files of a generated network")
+    simulate = commands.add_parser("simulate", _simulate, help="land the files of a generated network")
     simulate.add_argument("--days", type=int, help="service days (default 90; live 7)")
     simulate.add_argument("--start", type=date.fromisoformat, default=date(2026, 1, 1))
     simulate.add_argument("--scale", type=float, default=1.0, help="1 = about 1,370 visits a day")
@@ -42,21 +42,19 @@ def add_commands(commands: Commands) -> None:
     simulate.add_argument("--speed", type=float, default=1.0, help="live: simulated seconds per second")
     simulate.add_argument("--history", type=int, default=2, help="live: days of history before today")
     simulate.add_argument("--dirty", action="store_true", help="live: with dirt")
-    simulate.set_defaults(run=_simulate)
 
-    imported = commands.add_parser("import", help="land the files of a known source")
+    imported = commands.add_parser("import", _import, help="land the files of a known source")
     imported.add_argument("profile", help="source profile, as in mimic-iv-ed")
     imported.add_argument("path", type=Path, help="folder with its files, or one file; archives are unpacked")
-    imported.set_defaults(run=_import)
 
     profiles = commands.add_parser("profiles", help="source profiles: list them, show one, draft one, try one on files")
-    actions = profiles.add_subparsers(required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="all profiles and what they deliver")
-    listed.set_defaults(run=_profiles_list)
-    shown = actions.add_parser("show", help="print a profile's TOML")
+    actions = commands.below(profiles, "ACTION")
+    actions.add_parser("list", _profiles_list, help="all profiles and what they deliver")
+    shown = actions.add_parser("show", _profiles_show, help="print a profile's TOML")
     shown.add_argument("profile")
-    shown.set_defaults(run=_profiles_show)
-    drafted = actions.add_parser("new", help="draft a profile from a sample file, or from a database's query")
+    drafted = actions.add_parser(
+        "new", _profiles_new, help="draft a profile from a sample file, or from a database's query"
+    )
     drafted.add_argument("profile", help="its name, and that of its landing folder")
     drafted.add_argument("file", type=Path, nargs="?", help="a file as the source sends it: CSV or JSON")
     drafted.add_argument(
@@ -64,16 +62,14 @@ def add_commands(commands: Commands) -> None:
     )
     drafted.add_argument("--sql", metavar="SELECT", help="what is asked of it, or @FILE; see docs/sources.md")
     drafted.add_argument("--time-zone", default="America/New_York", help="IANA zone of its clocks")
-    drafted.set_defaults(run=_profiles_new)
     tried = actions.add_parser(
-        "test", help="read files with a profile, in memory: what maps, what would be quarantined"
+        "test", _profiles_test, help="read files with a profile, in memory: what maps, what would be quarantined"
     )
     tried.add_argument("profile")
     tried.add_argument("file", type=Path, help="a file, or a folder of them")
-    tried.set_defaults(run=_profiles_test)
 
     listen = commands.add_parser("listen", help="land incoming messages until stopped")
-    sources = listen.add_subparsers(required=True, metavar="SOURCE")
+    sources = commands.below(listen, "SOURCE")
     for name, stream, where, example in (
         ("kafka", "topic", "bootstrap", "host:9092"),
         ("nats", "stream", "servers", "nats://host:4222"),
@@ -99,7 +95,7 @@ def add_commands(commands: Commands) -> None:
         source.add_argument("--until-end", action="store_true", help=f"stop at the end of the {stream}")
         source.set_defaults(run=_listen_to_stream, source=name)
     listened = sources.add_parser(
-        "hl7", help="receive HL7 v2 messages over the network (MLLP) and acknowledge what has landed"
+        "hl7", _listen_to_mllp, help="receive HL7 v2 messages over the network (MLLP) and acknowledge what has landed"
     )
     listened.add_argument("--port", type=port_number, default=2575)
     listened.add_argument("--host", default="127.0.0.1", help="default: this machine only")
@@ -123,7 +119,6 @@ def add_commands(commands: Commands) -> None:
     listened.add_argument("--max-connections", type=int, default=64)
     listened.add_argument("--max-message-bytes", type=int, default=4_000_000)
     listened.add_argument("--file-seconds", type=float, default=10, help="finish a file after this time")
-    listened.set_defaults(run=_listen_to_mllp)
 
 
 def _simulate(options: argparse.Namespace, settings: Settings) -> int:
@@ -264,12 +259,10 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
     from hospital_assets.landing.registry import load_profiles, profile_source
 
     profiles = load_profiles(settings.profiles_folder)
-    shown = Table("profile", "delivers", "format", "from", "what it is")
+    shown = headed("profile", "delivers", "format", "from", "what it is")
     for name, profile in profiles.items():
         source = profile_source(settings.profiles_folder, name)
         formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
@@ -321,7 +314,6 @@ def _profiles_new(options: argparse.Namespace, settings: Settings) -> int:
 
 def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
     from rich.markup import escape
-    from rich.table import Table
 
     from hospital_assets.landing.registry import load_profiles, profile_text
     from hospital_assets.sources.dry_run import try_profile
@@ -335,7 +327,7 @@ def _profiles_test(options: argparse.Namespace, settings: Settings) -> int:
             console.print(f"  {trial.problem}", soft_wrap=True)
         mapped = {c: source for c, source in trial.columns.items() if not source.startswith("—")}
         if mapped:
-            table = Table("our column", "read from", box=None, padding=(0, 2))
+            table = headed("our column", "read from", box=None, padding=(0, 2))
             for column, source in mapped.items():
                 table.add_row(column, escape(source))  # a path may look like markup
             console.print(table)

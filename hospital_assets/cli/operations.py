@@ -21,7 +21,9 @@ _CODE_SECONDS = 60
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    doctor = commands.add_parser("doctor", help="say what is missing or wrong with the installation, and what to do")
+    doctor = commands.add_parser(
+        "doctor", _doctor, help="say what is missing or wrong with the installation, and what to do"
+    )
     doctor.add_argument(
         "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to look at"
     )
@@ -31,18 +33,16 @@ def add_commands(commands: Commands) -> None:
     doctor.add_argument(
         "--sources", action="store_true", help="ask each source elsewhere whether it answers, and what time it is there"
     )
-    doctor.set_defaults(run=_doctor)
 
-    metrics = commands.add_parser("metrics", help="say how things stand as Prometheus metrics")
+    metrics = commands.add_parser("metrics", _metrics, help="say how things stand as Prometheus metrics")
     metrics.add_argument(
         "--textfile", type=Path, metavar="FILE", help="replace this file of node_exporter's, which ends in .prom"
     )
     metrics.add_argument(
         "--certificate", type=Path, action="append", default=[], help="PEM file of a service whose end to state"
     )
-    metrics.set_defaults(run=_metrics)
 
-    dagster = commands.add_parser("dagster", help="run one of Dagster's processes alone, as a service does")
+    dagster = commands.add_parser("dagster", _dagster, help="run one of Dagster's processes alone, as a service does")
     dagster.add_argument("process", choices=["code", "webserver", "daemon"])
     dagster.add_argument(
         "--port", type=port_number, default=3000, help="of the webserver, on this machine only (default 3000)"
@@ -50,7 +50,6 @@ def add_commands(commands: Commands) -> None:
     dagster.add_argument(
         "--path-prefix", default="", help="path under which a proxy shows the webserver, as in /dagster"
     )
-    dagster.set_defaults(run=_dagster)
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> int:

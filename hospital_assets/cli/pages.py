@@ -23,24 +23,21 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    dev = commands.add_parser("dev", help="start the Dagster UI and the dashboard")
+    dev = commands.add_parser("dev", _dev, help="start the Dagster UI and the dashboard")
     dev.add_argument("--port", type=port_number, default=3000)
     dev.add_argument("--dashboard-port", type=port_number, default=8000, help="port of the dashboard; 0 starts none")
-    dev.set_defaults(run=_dev)
 
-    dashboard = commands.add_parser("dashboard", help="serve the dashboard")
+    dashboard = commands.add_parser("dashboard", _dashboard, help="serve the dashboard")
     add_address(dashboard, 8000)
     dashboard.add_argument(
         "--audience",
         help="whose publication to show as long as there are no users, as in executive or doctor-H1 "
         "(default: the first role of the policy)",
     )
-    dashboard.set_defaults(run=_dashboard)
 
-    docs = commands.add_parser("docs", help="write the generated documentation")
+    docs = commands.add_parser("docs", _docs, help="write the generated documentation")
     docs.add_argument("--check", action="store_true", help="write nothing; only check whether it is up to date")
     docs.add_argument("--into", type=Path, metavar="DIR", help="target folder (default: docs/ of the current checkout)")
-    docs.set_defaults(run=_docs)
 
 
 def _dev(options: argparse.Namespace, settings: Settings) -> int:

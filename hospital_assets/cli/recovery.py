@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    taken = commands.add_parser("snapshot", help="copy the warehouse, to restore from later")
-    taken.set_defaults(run=_snapshot)
+    commands.add_parser("snapshot", _snapshot, help="copy the warehouse, to restore from later")
 
-    listed = commands.add_parser("snapshots", help="list the snapshots")
-    listed.set_defaults(run=_snapshots)
+    commands.add_parser("snapshots", _snapshots, help="list the snapshots")
 
-    then = commands.add_parser("as-of", help="rebuild every table as it was known at a moment, in another directory")
+    then = commands.add_parser(
+        "as-of", _as_of, help="rebuild every table as it was known at a moment, in another directory"
+    )
     then.add_argument("moment", type=moment, help="a time, as in 2026-03-01T12:00 (UTC)")
     then.add_argument("--into", type=Path, required=True, help="a new data directory")
-    then.set_defaults(run=_as_of)
 
     upgraded = commands.add_parser(
-        "upgrade", help="bring a data directory of an older release up to this one, or say what that would do"
+        "upgrade", _upgrade, help="bring a data directory of an older release up to this one, or say what that would do"
     )
     upgraded.add_argument("--yes", action="store_true", help="do it; without this, only show what it involves")
     upgraded.add_argument("--no-snapshot", action="store_true", help="take no snapshot first: it cannot be undone then")
@@ -43,14 +42,12 @@ def add_commands(commands: Commands) -> None:
     upgraded.add_argument(
         "--undo", action="store_true", help="put the warehouse back to what it was before the last one"
     )
-    upgraded.set_defaults(run=_upgrade)
 
     erased = commands.add_parser(
-        "erase", help="remove a person from landed files and everything made from them, and verify it"
+        "erase", _erase, help="remove a person from landed files and everything made from them, and verify it"
     )
     erased.add_argument("patient", help="the record number")
     erased.add_argument("--yes", action="store_true", help="do it; without this, only show what it involves")
-    erased.set_defaults(run=_erase)
 
 
 def moment(text: str) -> datetime:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import terminal
+from hospital_assets.cli.console import headed, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,16 +20,14 @@ _MOST_NAMED = 10
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    pulled = commands.add_parser("pull", help="bring new files from the addresses that profiles name")
+    pulled = commands.add_parser("pull", _pull, help="bring new files from the addresses that profiles name")
     pulled.add_argument("profile", nargs="*", help="source profiles; default all with an address")
     pulled.add_argument(
         "--all",
         action="store_true",
         help="list all of a bucket and compare a database's keys, also where it was within the hour",
     )
-    pulled.set_defaults(run=_pull)
-    sources = commands.add_parser("sources", help="every source: where from, how far behind, next try, what to do")
-    sources.set_defaults(run=_sources)
+    commands.add_parser("sources", _sources, help="every source: where from, how far behind, next try, what to do")
 
 
 def _pull(options: argparse.Namespace, settings: Settings) -> int:
@@ -72,7 +70,6 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
 
 def _sources(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
-    from rich.table import Table
 
     from hospital_assets.automation.history import HistoryError, read_history
     from hospital_assets.automation.presence import HEARTBEAT_SECONDS
@@ -88,7 +85,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     with contextlib.suppress(HistoryError):
         beat = read_history(settings).heartbeat
     looks_itself = beat is not None and (wall - beat).total_seconds() < HEARTBEAT_SECONDS
-    table = Table("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
+    table = headed("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
     refused: list[str] = []
     left: list[str] = []

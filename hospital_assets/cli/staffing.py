@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hospital_assets.cli.console import terminal
+from hospital_assets.cli.console import headed, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def add_commands(commands: Commands) -> None:
     """Add this command to the parser."""
     staffing = commands.add_parser(
         "staffing",
+        _staffing,
         help="show the doctors' shifts suggested for the week ahead beside the present ones; changes nothing",
     )
     staffing.add_argument("--hospital", default="all", help="a hospital, as in H1 (default all)")
@@ -30,7 +31,6 @@ def add_commands(commands: Commands) -> None:
     staffing.add_argument(
         "--ics", type=Path, metavar="FILE", help="write the suggested shifts as a calendar (RFC 5545)"
     )
-    staffing.set_defaults(run=_staffing)
 
 
 def _staffing(options: argparse.Namespace, settings: Settings) -> int:
@@ -96,26 +96,12 @@ def _read(
 
 
 def _print(compared: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
     from hospital_assets.contracts.forecasts import OUTCOMES, ROSTERS
 
     (as_of,) = {row["service_date"] for row in compared} or {""}
-    shown = Table(
-        *(
-            "hospital",
-            "roster",
-            "hours",
-            "moved",
-            "mean wait, min",
-            "left unseen, %",
-            "seen in time, %",
-            "better weeks, %",
-        ),
-        title=f"The week after {as_of}, simulated: mean, and the middle 80 % of weeks",
-    )
-    for column in shown.columns[2:]:
-        column.justify = "right"
+    figures = ("hours", "moved", "mean wait, min", "left unseen, %", "seen in time, %", "better weeks, %")
+    title = f"The week after {as_of}, simulated: mean, and the middle 80 % of weeks"
+    shown = headed("hospital", "roster", *figures, right=figures, title=title)
     order = list(ROSTERS)
     simulated = [row for row in compared if row["replicates_count"]]
     for row in sorted(simulated, key=lambda row: (row["hospital_id"], order.index(row["roster"]))):

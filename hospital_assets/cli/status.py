@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import definitions_of, terminal
+from hospital_assets.cli.console import definitions_of, headed, terminal
 from hospital_assets.files import free_bytes
 from hospital_assets.settings import Settings
 
@@ -22,14 +22,11 @@ _MOST_FILES = 5
 
 def add_commands(commands: Commands) -> None:
     """Add this command to the parser."""
-    status = commands.add_parser("status", help="one screen: files, runs, alerts, publications, disk")
-    status.set_defaults(run=_status)
+    commands.add_parser("status", _status, help="one screen: files, runs, alerts, publications, disk")
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
-    from rich.table import Table
-
-    shown = Table(box=None, show_header=False, padding=(0, 2))
+    shown = headed(box=None, show_header=False, padding=(0, 2))
     wall = datetime.now(UTC)
     for name, lines in (
         ("directory", _directory(settings)),

@@ -6,7 +6,7 @@ import argparse
 from datetime import date
 from typing import TYPE_CHECKING
 
-from hospital_assets.cli.console import StepProgress, definitions_of, print_checks, stopped_by_signals, terminal
+from hospital_assets.cli.console import StepProgress, definitions_of, headed, print_checks, stopped_by_signals, terminal
 from hospital_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_commands(commands: Commands) -> None:
     """Add these commands to the parser."""
-    built = commands.add_parser("build", help="materialise tables and run their checks")
+    built = commands.add_parser("build", _build, help="materialise tables and run their checks")
     built.add_argument("--select", help="asset selection, as in group:kpis or '+key:fact_vitals'")
     built.add_argument("--partition", type=date.fromisoformat, help="one service day")
     built.add_argument("--from", dest="first", type=date.fromisoformat, help="first service day")
@@ -30,17 +30,13 @@ def add_commands(commands: Commands) -> None:
         default=[],
         help="drop a table whose contract changed before building it",
     )
-    built.set_defaults(run=_build)
 
-    refreshed = commands.add_parser("refresh", help="load the waiting files, as the sensors would")
-    refreshed.set_defaults(run=_refresh)
+    commands.add_parser("refresh", _refresh, help="load the waiting files, as the sensors would")
 
-    watched = commands.add_parser("watch", help="load files within seconds of landing, and raise alerts")
-    watched.set_defaults(run=_watch)
+    commands.add_parser("watch", _watch, help="load files within seconds of landing, and raise alerts")
 
-    retry = commands.add_parser("retry", help="try quarantined files again")
+    retry = commands.add_parser("retry", _retry, help="try quarantined files again")
     retry.add_argument("file", nargs="*", help="paths below the landing folder; default all")
-    retry.set_defaults(run=_retry)
 
 
 def _build(options: argparse.Namespace, settings: Settings) -> int:
@@ -84,21 +80,14 @@ def _watch(options: argparse.Namespace, settings: Settings) -> int:
     import threading
     import time
 
-    from hospital_assets.automation.watch import BatchError, watch
+    from hospital_assets.automation.watch import watch
     from hospital_assets.logs import teller
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     stop = threading.Event()
     with stopped_by_signals(stop):
-        try:
-            watch(
-                definitions_of(settings),
-                settings,
-                stop,
-                teller("hospital.watch", lambda text: f"{time.strftime('%H:%M:%S')} {text}"),
-            )
-        except BatchError as error:
-            raise ValueError(str(error)) from error
+        say = teller("hospital.watch", lambda text: f"{time.strftime('%H:%M:%S')} {text}")
+        watch(definitions_of(settings), settings, stop, say)
     return 0
 
 
@@ -122,16 +111,12 @@ def _retry(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Settings) -> None:
-    from rich.table import Table
-
     from hospital_assets.automation.build import CHECKS, layers_of, seconds_by_layer
     from hospital_assets.automation.loading import Step
     from hospital_assets.contracts import CONTRACTS
 
     console = terminal()
-    tables = Table("layer", "tables", "rows", "seconds", title="Build")
-    for column in tables.columns[1:]:
-        column.justify = "right"
+    tables = headed("layer", "tables", "rows", "seconds", right=("tables", "rows", "seconds"), title="Build")
     layers = layers_of(definitions)
     seconds = seconds_by_layer(report.steps, layers)
     for layer, spent in seconds.items():

@@ -65,7 +65,7 @@ _HOSPITAL = r"\w[\w.:-]*"
 FRESH_FOR = timedelta(hours=36)
 
 
-class PublicationError(Exception):
+class PublicationError(ValueError):
     """A publication cannot be made or opened; the message says why and what to do."""
 
 
