@@ -32,7 +32,8 @@ The packages, from the top; each imports only from those below it (`make floors`
 - `files`, `toml_text`: atomic replacement of files; the line of a mistake in a TOML text.
 - `workers`: processes that work for this one, and end with it.
 
-What a parameter means everywhere is said here, and beside a function only where it means something else:
+What a parameter (or an attribute) means everywhere is said here, beside a function only where it means something else,
+and nowhere what its name and type say:
 
 - `settings` are those of a data directory, `data_dir` is its folder, `profiles` are its source profiles,
   `definitions` its graph, `warehouse` is its open warehouse; `contract` is that of the table.

@@ -32,7 +32,6 @@ class DirectoryVersion:
     """The version of a data directory.
 
     Attributes:
-        number: the version.
         program: the release that wrote it; empty where that is not known.
         is_finished: whether the upgrade to it is done.
         before: version that it was upgraded from, 0 where it never was;

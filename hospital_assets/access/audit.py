@@ -80,7 +80,6 @@ class Event:
 
     Attributes:
         actor: who: a user of the gateway or the dashboard, or the system's user.
-        action: what kind of thing.
         role: in which role; one at a time.
         outcome: whether it was allowed, refused, or went wrong.
         audience: whose publication it was about.
@@ -88,9 +87,7 @@ class Event:
         statement: the SQL, or what was asked for.
         objects: base tables -> their columns that were read.
         row_count: rows that were returned or written.
-        duration_ms: how long it took.
         reason: why it was refused or failed; never a value of a record.
-        client: where from.
     """
 
     actor: str
@@ -116,7 +113,6 @@ class Verification:
     """What verifying the log found.
 
     Attributes:
-        entries: how many there are.
         problems: what is wrong, in words; empty when nothing is.
         head: the newest entry's MAC, to be compared with copies kept elsewhere.
     """

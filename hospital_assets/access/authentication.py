@@ -36,7 +36,6 @@ class SessionBackend(AuthenticationBackend):
     """By the session cookie of a browser.
 
     Attributes:
-        users: who there is.
         scopes: what a user may open, as scopes for `requires`.
         local: who looks as long as there are no users; None where others can reach the application.
     """
@@ -63,7 +62,6 @@ class TokenBackend(AuthenticationBackend):
     """By a bearer token in the Authorization header (RFC 6750).
 
     Attributes:
-        users: who there is.
         provider: whose access tokens count, too.
     """
 

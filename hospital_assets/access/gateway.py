@@ -65,10 +65,8 @@ class Gate:
     """Everything the gateway needs.
 
     Attributes:
-        settings: the data directory.
         users: who may ask.
         audit: where everything is written down.
-        limits: of one query.
         turns: how many queries run at a time, and whose.
     """
 

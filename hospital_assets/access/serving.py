@@ -41,9 +41,6 @@ class Address:
 
     Attributes:
         host: address or name to listen at.
-        port: TCP port.
-        certificate: PEM file.
-        certificate_key: PEM file with its key.
         names: host names it is reached by through a reverse proxy or a name server, without port.
         proxies: addresses or networks of reverse proxies: whom they say they ask for, and by which scheme, is believed.
     """

@@ -89,7 +89,6 @@ class User(BaseUser):
     """Somebody who may ask.
 
     Attributes:
-        name: who.
         role: the one they act in.
         hospital_id: the hospital of a role that has one.
         audiences: those they may act as, the first to begin with; empty for a local account, which has one role.
@@ -126,10 +125,8 @@ class Person:
     """Somebody as an identity provider names them; its tokens were verified.
 
     Attributes:
-        issuer: the provider.
         subject: who, for ever; given to nobody else there.
         name: what they are called there; may change, and may be somebody else's tomorrow.
-        role: a role of the policy.
         hospital_id: the hospital of a role that has one.
         session_id: the provider's session; empty where it names none.
         id_token: what shows the provider who signs out; empty for programs.
@@ -156,7 +153,6 @@ class Account:
     """A user as the administrator sees them.
 
     Attributes:
-        user: who.
         is_disabled: whether they are let in no more.
         locked_until: when wrong passwords are forgiven; None when nobody has to wait.
         sessions: how many of theirs go on.
@@ -175,9 +171,7 @@ class Session:
     """Somebody has signed in.
 
     Attributes:
-        user: who.
         token: the secret that proves it; held nowhere else.
-        expires_at: until when.
     """
 
     user: User
@@ -191,7 +185,6 @@ class OpenSession:
 
     Attributes:
         session_id: the beginning of its token's hash; opens nothing.
-        name: whose.
         kind: of which application.
         client: where it was signed in from.
         created_at: since when, UTC.

@@ -60,17 +60,13 @@ class Signal:
     """How one thing stands under one rule at one moment.
 
     Attributes:
-        rule: the rule's name.
         subject: what it is about; may identify a patient, so it never leaves the outbox.
         observed_at: the moment, in the hospital's time.
         is_raised: True raises, False clears, None leaves things as they are (hysteresis).
-        severity: how urgent.
         summary: what to tell people; names no patient.
         value: the figure, in `unit`.
         threshold: what it was compared with.
         unit: of both.
-        hospital_id: where.
-        department_name: where.
         is_correction: the source has corrected or withdrawn what was known: this holds, whatever was said of later
             moments.
     """
@@ -99,9 +95,6 @@ class VisitState:
     """A visit as last recorded.
 
     Attributes:
-        visit_id: visit number.
-        hospital_id: where.
-        department_name: where.
         triage_level: as last triaged.
         start_at: when the wait began.
         is_waiting: critical (triage 1 or 2), and neither seen nor gone yet.

@@ -66,7 +66,6 @@ class Change:
     """What is to be done with a table.
 
     Attributes:
-        table: as `schema.table`.
         action: what.
         why: how it differs.
     """
@@ -81,8 +80,6 @@ class Plan:
     """What an upgrade would do.
 
     Attributes:
-        version: the directory's.
-        changes: of tables.
         built: every table that is built, with all that is made of it, in the order data passes through them.
         days: how many service days; first and last are those of the directory.
         seconds: about how long building takes, by the longest of the last builds; None where there was none.

@@ -34,7 +34,6 @@ class Fault:
 
     Attributes:
         kind: the kind of check that must notice.
-        table: whose check it is.
         says: what is done, in words.
         inject: from sound tables to those that are different.
     """

@@ -41,11 +41,9 @@ class Finding:
 
     Attributes:
         rule: what it asks of the column.
-        column: which.
         rows: rows it applies to (the denominator).
         broken: rows that break it.
         threshold_pct: how many percent may.
-        error: why it could not be evaluated.
         broken_rows: those that break it, not computed yet; None where none do, or they are not rows.
     """
 

@@ -21,9 +21,7 @@ class Kind:
     """One kind of check.
 
     Attributes:
-        name: the name of the asset check.
         family: Kahn's.
-        description: what it asks.
         severity: of a failure.
         blocking: whether a failure stops what depends on the table, in that run.
     """

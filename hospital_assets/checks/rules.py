@@ -24,10 +24,6 @@ class Rule:
     """A single check over the rows of a table.
 
     Attributes:
-        kind: its kind.
-        table: whose rows.
-        column: what it is about.
-        description: the rule in words.
         broken: whether a row breaks it; null counts as no; None where only Pandera can say.
         applies: to which rows; None for all.
         threshold_pct: how many percent may break it.

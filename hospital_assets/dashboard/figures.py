@@ -36,13 +36,7 @@ Kind = Literal["series", "heatmap", "treemap", "dots", "sankey", "table", "empty
 
 @dataclass(frozen=True)
 class Link:
-    """A cell that narrows the slice.
-
-    Attributes:
-        text: what it says.
-        slicer: which slicer it sets.
-        value: to what.
-    """
+    """A cell that narrows the slice."""
 
     text: str
     slicer: Slicer
@@ -51,12 +45,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Away:
-    """A cell that leads to another program.
-
-    Attributes:
-        text: what it says.
-        address: where it leads.
-    """
+    """A cell that leads to another program."""
 
     text: str
     address: str
@@ -64,11 +53,7 @@ class Away:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A cell that is a picture of its row; not exported.
-
-    Attributes:
-        svg: the picture.
-    """
+    """A cell that is a picture of its row; not exported."""
 
     svg: str
 
@@ -81,7 +66,6 @@ class Column:
     """A column of a data table.
 
     Attributes:
-        name: heading.
         digits: decimals of its numbers; None for text.
         of: what it shows of a row: one of its values by name, or something made of them.
         is_wide: whether it takes the room that is left.
@@ -110,15 +94,7 @@ def bars(share: Callable[[Row], float], style: Callable[[Row], str] = lambda row
 
 @dataclass(frozen=True)
 class WhatIf:
-    """A number that a reader may suppose; stands in the address like a slicer.
-
-    Attributes:
-        name: in the address.
-        label: what it is.
-        value: the assumed number.
-        low: least.
-        high: most.
-    """
+    """A number that a reader may suppose; stands in the address like a slicer."""
 
     name: str
     label: str
@@ -133,18 +109,11 @@ class Figure:
 
     Attributes:
         id: of the element, and of the export.
-        title: the message.
         subtitle: measure, unit, how to read it.
-        kind: how it is drawn.
         spec: what is drawn, as plain values.
-        columns: of the data table.
-        rows: of the data table.
         span: columns of twelve.
-        measure: what the figure means.
         n: of how many; None where that is in the table.
         ignores: slicers it does not follow.
-        note: a caveat.
-        height: of the drawing.
         what_if: what a reader may suppose.
         icons: what chance and its target say of its newest point, as SVG.
     """
@@ -239,12 +208,9 @@ class Card:
 
     Attributes:
         id: of the element.
-        label: its name.
         value: formatted.
-        unit: of the value.
         detail: n, comparison, in a line.
         chance: what chance says of this very figure; None where it has no series.
-        measure: what it means.
         ignores: slicers it does not follow.
     """
 
@@ -264,7 +230,6 @@ class Page:
 
     Attributes:
         sentences: what is new, at most three.
-        cards: key figures.
         figures: in the order they are read.
         basis: what verdicts rest on.
         today: today and tomorrow, whatever the period.

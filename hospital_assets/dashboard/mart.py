@@ -36,9 +36,6 @@ class Mart:
 
     Attributes:
         connection: read-only; each call takes a cursor of its own.
-        audience: whose publication.
-        version: which version.
-        published_at: when it was published.
         data_as_of: the hospital's time then.
         baselines_from: days from which limits of chance are computed anew (`Settings`).
         few: averages and percentiles of fewer patients are not shown, they say more about them than about the

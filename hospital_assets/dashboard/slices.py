@@ -27,8 +27,6 @@ class Known:
     """The values a publication can be sliced by.
 
     Attributes:
-        first: first local service day.
-        last: last local service day.
         complete_until: the last day that was over when the data were published.
         hospitals: id -> name.
         departments: names.
@@ -53,8 +51,6 @@ class Slice:
 
     Attributes:
         period: `all`, `last-7`, `last-28`, `last-90`, a year, a month, or `days`.
-        first: first local service day.
-        last: last local service day.
         hospital: id or `all`.
         department: name or `all`.
         triage: level or `all`.

@@ -21,7 +21,6 @@ class Point:
 
     Attributes:
         day: the day, or the first of the week or month.
-        value: the figure.
         n: of how many.
         verdict: what chance says of it.
         direction: of its signal: 1 upwards, -1 downwards, 0 for none.

@@ -36,7 +36,6 @@ class Store:
 
     Attributes:
         current: says which version of an audience counts, None where there is none.
-        open_mart: opens it.
         building: held while a page is made: its queries share DuckDB's memory with nobody.
     """
 

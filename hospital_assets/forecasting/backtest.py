@@ -18,7 +18,6 @@ class Backtest:
     """One method's forecasts of one grain over many origins.
 
     Attributes:
-        method: which.
         grain: hours of two days ahead, or days of 14.
         outcomes: each forecast with what came.
         scale: mean in-sample error of the seasonal naive rule (168 hours, 7 days), at the first origin.

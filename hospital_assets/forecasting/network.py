@@ -40,9 +40,7 @@ class HospitalForecast:
     """What is forecast for one hospital, and why by this method.
 
     Attributes:
-        hospital_id: whose.
         rivals: every method that could be used, the shipped one among them.
-        method: the one that ships.
         verdicts: what the gate found; None where the history is too short for one.
     """
 

@@ -72,7 +72,6 @@ class Impatient:
     Attributes:
         waits: share of arrivals that wait.
         leaves: share that leaves unseen.
-        waiting: mean number waiting.
     """
 
     waits: float

@@ -76,7 +76,6 @@ class Forecast(Distribution):
     """What one method forecasts from one origin.
 
     Attributes:
-        method: which.
         level: the factor of lately over the calendar; 1 where the method has none.
         training_days: days of history that were used.
         training_to: the last day the fit has seen.
@@ -104,10 +103,7 @@ class Series:
     """A hospital's arrivals on consecutive local days.
 
     Attributes:
-        hospital_id: whose.
-        first: the first day.
         counts: days x 24; NaN where nothing is known.
-        time_zone: IANA name.
         calendar: whose public holidays it keeps, see `calendar.holiday_calendar`.
         yearly_visits: by its volume band; None where unknown.
     """

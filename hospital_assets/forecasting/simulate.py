@@ -207,11 +207,8 @@ class Week:
 
     Attributes:
         rates: mean arrivals by hour of the day before and the seven days.
-        care: what patients are like.
         day_dispersion: see `drawn`.
         before: shifts of the days before: (hour of start, length) with hours before the week below zero.
-        replicates: how many times.
-        seed: of the random numbers.
     """
 
     rates: Array

@@ -56,13 +56,9 @@ class Department:
     Attributes:
         history: arrivals of the days up to it x 24; NaN where nothing is known.
         day_means: what is forecast of the seven days.
-        day_dispersion: of a day's total.
-        care: what patients are like.
         present: the roster of the last seven days: (hour of that week, length in hours) -> doctors.
-        rules: to be kept to.
         budget: doctors' hours of a week.
         target: of service.
-        seed: of the simulation.
     """
 
     history: Array

@@ -34,11 +34,8 @@ class Ahead:
 
     Attributes:
         rates: expected arrivals of each of the 48 hours.
-        day_dispersion: of a day's total.
-        care: what patients are like.
         before: who came in the last `HOURS_BEFORE`.
         shifts: of the day before the as-of day until two days after it, as they are planned.
-        seed: of the simulation.
     """
 
     rates: Array

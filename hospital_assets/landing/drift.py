@@ -50,7 +50,6 @@ class Drift:
         subject: what the files feed.
         column: as landed (`new`), or ours.
         verdict: what was made of it.
-        files: how many.
         first_file: the first of them by name.
     """
 

@@ -29,9 +29,7 @@ class LandedFile:
     """A file to read.
 
     Attributes:
-        path: where it is.
         source_file: what it is called in the tables.
-        sha256: its content hash.
         is_plain: UTF-8 without compression or byte-order mark: readable as it is.
         is_packed: the same in gzip.
         fallback: the service day of its records that state none.

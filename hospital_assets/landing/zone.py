@@ -107,10 +107,8 @@ class LandingZone:
     Attributes:
         landing: the folder; one folder per source profile below it.
         spool: where normalised copies of awkward files are kept; may be deleted at any time.
-        first: first service day.
         last: last service day, inclusive.
         connection: the warehouse's connection, so that reading and storing is one plan.
-        profiles: the source profiles.
         limits: what one file may cost.
         is_open_ended: whether the last service day is only the latest one so far.
     """
@@ -643,7 +641,6 @@ class _Seen:
         ledger: the version of the published ledger.
         held_back: content hashes that must not be loaded, with their state.
         last: the last service day.
-        profiles: the source profiles.
     """
 
     listed: pl.DataFrame = field(compare=False)

@@ -44,7 +44,6 @@ class Patient:
     Attributes:
         reference: pseudonym of the visit, the same as long as the server runs.
         status: waits for a provider, is in treatment, or waits for a bed elsewhere.
-        hospital_id: where.
         hospital_name: where, for people.
         department: routed to.
         bed: where the patient lies; empty where no message tells.
@@ -123,8 +122,6 @@ class OpenAlert:
     """An alert that is not resolved.
 
     Attributes:
-        alert_id: its number.
-        severity: how urgent.
         summary: what is the matter; names no patient.
         place: where, in words.
         reference: of the patient on the board it is about; empty where it is about none.
@@ -159,7 +156,6 @@ class Board:
         patients: everybody in the department: who waits, most urgent first, then who is in treatment, then who boards.
         left_open: open records older than anybody waits or stays.
         newest_at: when the newest record was written; None without any.
-        now: the hospital's time.
         zone: the one zone of all hospitals shown; UTC where there are several.
         alerts: open ones, the most urgent first.
         hours: arrivals by the hour around now; none where hospitals of several zones are shown.

@@ -56,7 +56,6 @@ class Finding:
     """What was looked at and how it stands.
 
     Attributes:
-        subject: what was looked at.
         level: error where something cannot work, warning where it will not for long or not safely.
         what: what was found; never a value of the data.
         remedy: what to do; empty where nothing is.

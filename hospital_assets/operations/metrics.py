@@ -53,7 +53,6 @@ class Metric:
     Attributes:
         name: with its unit, as Prometheus names metrics.
         part: what it is read from; where that cannot be read, it is missing.
-        help: what it is.
         labels: each with few values: subjects, states, hospitals; never a person, a path or an identifier.
         kind: as Prometheus has it.
     """
@@ -159,8 +158,6 @@ class Value:
     """A value of a metric.
 
     Attributes:
-        metric: its name.
-        value: the number.
         labels: of the metric, in its order.
     """
 

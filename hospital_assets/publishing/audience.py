@@ -15,7 +15,6 @@ class Audience:
     """Who a publication is for.
 
     Attributes:
-        role: its role.
         hospital_id: the hospital whose rows it holds; None for the whole network.
         hospital_key: the hospital's key.
     """
@@ -72,7 +71,6 @@ class PublishedTable:
     """A table of a publication.
 
     Attributes:
-        contract: what the table is.
         columns: what is in it, with the mask of each.
         database: the publication's name while it is attached to the warehouse's connection.
         source: the query or table it is taken from.

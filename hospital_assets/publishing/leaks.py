@@ -47,8 +47,6 @@ class Finding:
     """Something that should not be there.
 
     Attributes:
-        table: where.
-        column: where.
         what: the kind of thing.
         cells: in how many different values.
     """
@@ -71,7 +69,6 @@ class LeakReport:
         identifiers: values of identifiers that were looked for, repetitions included.
         texts: different texts that were searched.
         promises: columns that were held against the promise of their mask.
-        findings: what should not be there.
     """
 
     identifiers: int
@@ -234,8 +231,6 @@ class Source:
 
     Attributes:
         kind: what they are.
-        table: where.
-        column: where.
     """
 
     kind: str

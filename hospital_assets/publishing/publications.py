@@ -90,9 +90,6 @@ class Publication:
     """A version of a publication, open for reading. Close it, or use it in a `with`.
 
     Attributes:
-        audience: whose it is.
-        version: its version.
-        path: its folder.
         manifest: what is in it, as `manifest.json` says.
         connection: read-only, without access to anything outside, its configuration locked.
     """
@@ -303,8 +300,6 @@ class Made:
     """A version that was published: its manifest, its leak report and what it took.
 
     Attributes:
-        audience: whose it is.
-        version: its version.
         manifest: as written.
         report: what the leak check did.
         deleted: versions that are deleted with it because of their age.

@@ -30,7 +30,6 @@ class Sums:
         name: as analysts know it.
         numerator: what is summed.
         denominator: what it is divided by the sum of; nothing for a count.
-        unit: of the figure.
     """
 
     name: str
@@ -146,7 +145,6 @@ class ModelColumn:
         source: as the publication calls it.
         name: as people read it.
         kind: string, int64, double, boolean or dateTime.
-        description: what the value is.
         is_hidden: whether it only serves joins and figures.
     """
 
@@ -178,7 +176,6 @@ class Figure:
 
     Attributes:
         sums: what it is made of.
-        description: its definition.
         choose: column of which one value must be chosen, or nothing.
         is_guarded: whether numerator or denominator may be missing, so that rows count that have both.
     """

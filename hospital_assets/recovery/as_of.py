@@ -38,10 +38,8 @@ class AsOf:
     """A data directory as of a moment.
 
     Attributes:
-        settings: of the directory.
         files: how many landed files it holds.
         later: how many landed afterwards, and are not in it.
-        failures: steps of the build that failed.
     """
 
     settings: Settings

@@ -89,8 +89,6 @@ class Entry:
 
     Attributes:
         path: below the data directory.
-        bytes: its size.
-        sha256: of its bytes.
         mtime_ns: when it was last modified; the ledger knows landed files by it.
         mode: permissions.
         object: the object that holds it.
@@ -185,7 +183,6 @@ class Standing:
     """How the backups of a folder stand.
 
     Attributes:
-        count: how many there are.
         newest: the newest; None where there is none.
         verified: depth -> when one of them was last verified so and found whole; None: never.
         damaged: how many were not whole when they were last verified.
@@ -202,7 +199,6 @@ class Made:
     """A backup that was made.
 
     Attributes:
-        backup: it.
         files: how many it holds.
         bytes: how much they are.
         added: bytes of objects that were not in the folder before.

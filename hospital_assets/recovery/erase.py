@@ -69,7 +69,6 @@ class Erasure:
     """An erasure that can be done: it may have been begun before, and interrupted.
 
     Attributes:
-        person: who.
         hashed: a keyed hash of the record number it was first asked for, which stands in the audit.
         was_published: whether there was a publication, so that there is to be one again.
         was_begun: whether it was begun before.
@@ -113,7 +112,6 @@ class Stripped:
 
     Attributes:
         file: below the landing folder.
-        records: how many.
     """
 
     file: str

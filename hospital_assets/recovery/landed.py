@@ -100,10 +100,6 @@ class LandedSearch:
     """A search for a person in landed files.
 
     Attributes:
-        person: who.
-        settings: the data directory.
-        profiles: the sources.
-        connection: any.
         shared: numbers of the person's visits that records of others have, too.
     """
 

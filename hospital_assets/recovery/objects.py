@@ -41,12 +41,7 @@ class ChangedError(BackupError):
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds; of an object what lies in the folder, packed and sealed as it is.
-
-    Attributes:
-        bytes: its size.
-        sha256: of its bytes.
-    """
+    """What a file holds; of an object what lies in the folder, packed and sealed as it is."""
 
     bytes: int
     sha256: str

@@ -31,8 +31,6 @@ class Record:
     """A record.
 
     Attributes:
-        start: where it begins in the text.
-        end: where it ends.
         head: of HL7 v2, the segments of its message that all its patients share.
         is_distinct: whether where it begins and ends is beyond doubt.
         is_last: whether nothing stands behind it: it may have been cut off.
@@ -50,8 +48,6 @@ class Block:
     """Records that stand together: those of an array or a message; else one.
 
     Attributes:
-        start: where it begins in the text.
-        end: where it ends.
         records: in their order; none of the envelope around messages.
         is_array: whether commas stand between them.
     """

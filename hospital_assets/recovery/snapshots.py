@@ -32,13 +32,7 @@ class SnapshotError(ValueError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of the warehouse.
-
-    Attributes:
-        file: the copy.
-        taken_at: when it was taken.
-        bytes: its size.
-    """
+    """A copy of the warehouse."""
 
     file: Path
     taken_at: datetime

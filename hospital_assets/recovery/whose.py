@@ -140,7 +140,6 @@ class Reading:
     """What of a record says whose it is, as a subject reads it.
 
     Attributes:
-        subject: the subject.
         spec: its declaration, of which the rest was left out.
         columns: our columns.
     """

@@ -29,7 +29,6 @@ class Version:
     """A figure as a version has it.
 
     Attributes:
-        published_at: when the version was published.
         row: the KPI's row; None where the version has none.
     """
 

@@ -39,7 +39,6 @@ class Asked:
     """The figure that is asked about.
 
     Attributes:
-        kpi: the table.
         column: one of its figures; empty for all.
         hospital_id: the hospital, or `all`.
         day: the service day; of a table by month or year, a day in it.
@@ -79,7 +78,6 @@ class Rows:
     """The rows of a fact behind a figure.
 
     Attributes:
-        fact: which fact.
         rows: for each its key, the columns the figure is computed from, `_left_out` (the reason; null where it counts)
             and `_contributes` (its part of the column asked for; null without one).
         adds_up: counts and sums of the KPI that the contributions of the rows add up to.

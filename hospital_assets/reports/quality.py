@@ -74,7 +74,6 @@ class Quality:
         freshness: subject, newest service day.
         drift: columns that changed.
         reconciliation: subject, landed, cleaned, quarantined, duplicates.
-        as_of: the hospital's time.
     """
 
     results: pl.DataFrame

@@ -18,7 +18,6 @@ class Spoil:
     """One kind of record-level dirt.
 
     Attributes:
-        kind: its name.
         rate: share of records.
         column: what it changes.
         expected: quarantine, correct, flag, duplicate or keep.

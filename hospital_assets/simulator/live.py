@@ -34,9 +34,6 @@ class LiveNetwork:
     Attributes:
         start: first service day; history.
         live_start: the moment from which files land as they are recorded, UTC seconds.
-        days: service days in all.
-        scale: as for `simulate`.
-        seed: as for `simulate`.
         dirty: with dirt.
         landed_until: everything recorded before has landed, UTC seconds.
     """

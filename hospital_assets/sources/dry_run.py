@@ -49,7 +49,6 @@ class Trial:
         subject: the subject, `other_records`, or `unknown`.
         state: as in raw_landed_files.
         problem: what is wrong with the file, or None.
-        records: how many.
         clean: how many would be in the cleaned table.
         columns: our column -> what it is read from; `—` where the source has nothing.
         quarantined: rule -> records.

@@ -95,7 +95,6 @@ class _File:
     Attributes:
         kind: `output`, `deleted` or `error`.
         label: type of its resources, or its kind.
-        url: where it is.
         count: how many resources it has, where the server says so.
     """
 

@@ -87,7 +87,6 @@ class Look:
     """The newest look at a source.
 
     Attributes:
-        tried_at: when.
         succeeded_at: when one last brought all that it could.
         brought_at: when one last brought something.
         complete_at: all that was at the source by then is here, so far as listing it tells.

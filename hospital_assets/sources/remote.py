@@ -51,7 +51,6 @@ class Entry:
 
     Attributes:
         key: its path below the address.
-        size: bytes.
         version: of its content: an ETag or version, else size and time of change.
     """
 

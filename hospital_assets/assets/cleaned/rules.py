@@ -40,7 +40,7 @@ class Rule:
 
     Attributes:
         name: stands in `rule` or `quality_codes`.
-        says: the rule in words, for people.
+        description: the rule in words, for people.
         action: quarantine moves the record there; duplicate too, as a repetition; correct and flag
             keep it and leave a code.
         source: where the rule comes from.

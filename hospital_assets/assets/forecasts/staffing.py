@@ -238,9 +238,6 @@ class Known:
     """What is known of a hospital on an as-of day; its frames may hold more, which is not used.
 
     Attributes:
-        as_of: the day.
-        hospital_id: the hospital.
-        time_zone: of it.
         ahead: what is forecast of the days after it.
         arrivals: by hour.
         visits: see `_in_hours`.

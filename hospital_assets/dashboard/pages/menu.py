@@ -24,7 +24,6 @@ class Entry:
     """A page of the menu.
 
     Attributes:
-        name: in the address.
         title: in the menu.
         build: what is on it; None where the page is made elsewhere.
         has_slicers: whether the slicer bar is shown.

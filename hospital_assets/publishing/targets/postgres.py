@@ -95,9 +95,6 @@ class Loaded:
     """A publication that the server has now.
 
     Attributes:
-        audience: whose it is.
-        version: its version.
-        tables: how many.
         rows: of all tables together.
     """
 
