@@ -13,7 +13,7 @@ import pytest
 from hospital_assets.assets.facts.vitals import other_observations
 from hospital_assets.assets.kpis import deterioration
 from hospital_assets.assets.kpis.pathways import handovers, pathways, stages
-from hospital_assets.assets.kpis.shifts import shift_patterns, staffing
+from hospital_assets.assets.kpis.shifts import kpi_staffing_hourly, shift_patterns
 from hospital_assets.checks.accounting import population_count
 from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, CONTRACT_KINDS, REFERENCES
 from hospital_assets.contracts import CONTRACTS
@@ -239,7 +239,7 @@ def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> N
         }
     )
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
-    out = staffing(on(arrivals), on(crowding), on(hospitals))
+    out = kpi_staffing_hourly(on(arrivals), on(crowding), on(hospitals))
     nine, ten = collect(out).sort("hour_of_day").iter_rows(named=True)
     assert (nine["arrivals_count"], nine["attendings_sum_count"], nine["staffed_hours_count"]) == (6, 2, 1)
     assert (ten["arrivals_count"], ten["attendings_sum_count"], ten["staffed_hours_count"]) == (3, 0, 0)

@@ -6,6 +6,9 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    DEPARTMENT_MAPPED,
+    DEPARTMENT_UNKNOWN,
+    HOSPITAL_UNKNOWN,
     PLACEHOLDER,
     Rule,
     at_the_latest,
@@ -22,6 +25,7 @@ from hospital_assets.assets.cleaned.rules import (
     sources_of,
     split,
     text,
+    with_hospital,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
@@ -40,7 +44,6 @@ from hospital_assets.warehouse.dialect import Frame, resolve_instants
 MESSAGE_ID_MISSING = Rule("message_id_missing", "A message needs a control id.", "quarantine")
 VISIT_ID_MISSING = Rule("visit_id_missing", "A message needs a visit, unless it is about a person.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A message needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 EVENT_TYPE_UNKNOWN = Rule(
     "event_type_unknown", "The trigger event is not one the platform folds.", "quarantine", "HL7 table 0003"
 )
@@ -62,8 +65,6 @@ PART_OF_VISIT = Rule(
     "duplicate",
     "FHIR Encounter.partOf",
 )
-DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
-DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 
 RULES = (
     MESSAGE_ID_MISSING,
@@ -95,9 +96,7 @@ def adt_events(
 
 def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw message with its cleaned columns, its quality codes, and the rule it broke."""
-    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
         frame, profiles, "adt_events", {"_event": "event_at", "_start": "visit_start_at", "_recorded": "recorded_at"}
     ).with_columns(_is_day=nw.coalesce(is_day("event_at"), nw.lit(False)))

@@ -6,6 +6,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    HOSPITAL_UNKNOWN,
     PLACEHOLDER,
     Rule,
     codes,
@@ -18,6 +19,7 @@ from hospital_assets.assets.cleaned.rules import (
     read_numbers,
     split,
     text,
+    with_hospital,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import SUPERSEDED, newest_only
@@ -28,7 +30,6 @@ from hospital_assets.warehouse.dialect import Frame, resolve_instants
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A code needs the visit it belongs to.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A code needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 CODE_INVALID = Rule("code_invalid", "The code is not letters and digits of the length its system has.", "quarantine")
 NOT_ICD = Rule("not_icd", "The code is of another system than ICD: kept, without an ICD chapter or group.", "flag")
 SEQUENCE_DERIVED = Rule(
@@ -278,9 +279,7 @@ def validate_procedures(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
 
 def _with_recorded_at(raw: Frame, hospitals: Frame, profiles: Profiles, subject: str, clocks: dict[str, str]) -> Frame:
     """Zone, `recorded_at` and other instants of a diagnosis or procedure."""
-    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
         frame,
         profiles,

@@ -7,6 +7,9 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
     CLOCK_AMBIGUOUS,
+    DEPARTMENT_MAPPED,
+    DEPARTMENT_UNKNOWN,
+    HOSPITAL_UNKNOWN,
     OUTSIDE_PERIOD,
     PLACEHOLDER,
     Rule,
@@ -27,6 +30,7 @@ from hospital_assets.assets.cleaned.rules import (
     read_numbers,
     split,
     text,
+    with_hospital,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined, days_around
 from hospital_assets.assets.dedupe import newest_only
@@ -43,7 +47,6 @@ CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "depa
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 ARRIVAL_MISSING = Rule("arrival_missing", "The arrival is missing or unreadable.", "quarantine")
 ARRIVAL_TIME_UNKNOWN = Rule(
     "arrival_time_unknown",
@@ -77,8 +80,6 @@ PART_OF_VISIT = Rule(
     "duplicate",
     "FHIR Encounter.partOf",
 )
-DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
-DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 TRIAGE_LEVEL_INVALID = Rule("triage_level_invalid", "The triage level is not 1 to 5.", "flag")
 ARRIVAL_MODE_UNKNOWN = Rule("arrival_mode_unknown", "The arrival mode is not known.", "flag")
 DISPOSITION_UNKNOWN = Rule("disposition_unknown", "The disposition code is not known.", "flag")
@@ -178,9 +179,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
     thing = ["hospital_id", "patient_id", "visit_id"]
     # What states no arrival of its own, nor any earlier record of its day, is a visit of no day.
     raw = completed(raw, profiles, "er_visits", thing, of_its_day=["arrival_time"])
-    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
         frame, profiles, "er_visits", {f"_{clock}": f"{clock}_time" for clock in CLOCKS} | {"_recorded": "recorded_at"}
     )

@@ -6,6 +6,8 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
+    DEPARTMENT_MAPPED,
+    HOSPITAL_UNKNOWN,
     OUTSIDE_PERIOD,
     PLACEHOLDER,
     Rule,
@@ -20,6 +22,7 @@ from hospital_assets.assets.cleaned.rules import (
     read_numbers,
     split,
     text,
+    with_hospital,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
@@ -33,11 +36,9 @@ from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_insta
 HOSPITAL_ID_MISSING = Rule("hospital_id_missing", "A hospital needs an identifier.", "quarantine")
 NAME_MISSING = Rule("name_missing", "It needs a name.", "quarantine")
 TIME_ZONE_UNKNOWN = Rule("time_zone_unknown", "The time zone is not in the IANA database.", "quarantine")
-HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 DEPARTMENT_ID_MISSING = Rule("department_id_missing", "A department needs an identifier.", "quarantine")
 CAPACITY_INVALID = Rule("capacity_invalid", "The bed capacity is not a whole number from 0.", "quarantine")
 EFFECTIVE_DATE_MISSING = Rule("effective_date_missing", "The effective date is missing or unreadable.", "quarantine")
-DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
 DOCTOR_ID_MISSING = Rule("doctor_id_missing", "A doctor needs an identifier.", "quarantine")
 SHIFT_ID_MISSING = Rule("shift_id_missing", "A shift needs an identifier.", "quarantine")
 SHIFT_TIMES_INVALID = Rule(
@@ -120,7 +121,7 @@ def validate_hospitals(raw: Frame, profiles: Profiles) -> Frame:
 
 def validate_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw department version with its cleaned columns and the rule it broke."""
-    frame = _with_hospital(raw, hospitals, profiles)
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_dates(frame, profiles, "departments", {"_effective": "effective_date"}, from_the_beginning=True).drop(
         "effective_date"
     )
@@ -150,7 +151,7 @@ def validate_departments(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fr
 
 def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
     """Every raw doctor with its cleaned columns and the rule it broke."""
-    frame = _with_hospital(raw, hospitals, profiles)
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_dates(frame, profiles, "doctors", {"_hired": "hired_date"}).drop("hired_date")
     frame = frame.with_columns(
         doctor_id=identity(profiles, "doctor_id"),
@@ -177,7 +178,7 @@ def validate_doctors(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
 
 def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
     """Every raw shift with its cleaned columns and the rule it broke; `period` as for visits."""
-    frame = _with_hospital(raw, hospitals, profiles)
+    frame = with_hospital(raw, hospitals, profiles)
     frame = read_clocks(
         frame, profiles, "doctor_shifts", {"_start": "shift_start", "_end": "shift_end", "_recorded": "recorded_at"}
     ).drop("recorded_at")
@@ -205,9 +206,3 @@ def validate_doctor_shifts(raw: Frame, hospitals: Frame, profiles: Profiles, per
         )
     )
     return newest_only(frame, ["shift_id"], "recorded_at")
-
-
-def _with_hospital(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
-    return raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )

@@ -72,6 +72,9 @@ OUTSIDE_PERIOD = Rule(
     "hospital.toml): it is left out, and counted on no other day.",
     "quarantine",
 )
+HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
+DEPARTMENT_MAPPED = Rule("department_mapped", "The department's spelling was translated.", "correct")
+DEPARTMENT_UNKNOWN = Rule("department_unknown", "No such department is known.", "flag")
 #: Days that programs write for want of one, beside those of the year 1, and the year from which on nothing ends.
 _PLACEHOLDER_DAYS = (date(1753, 1, 1), date(1900, 1, 1))
 _ENDLESS_YEAR = 9999
@@ -479,6 +482,13 @@ def identity(profiles: Profiles, column: str) -> nw.Expr:
         nw.concat_str(source, nw.lit(":")),
     )
     return nw.when(~is_blank(column)).then(nw.concat_str(prefix, nw.col(column).str.strip_chars(), ignore_nulls=True))
+
+
+def with_hospital(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:
+    """Records with their hospital's identifier in the network, and its time zone; null where it is unknown."""
+    return raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
+        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
+    )
 
 
 def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> tuple[Frame, Frame]:

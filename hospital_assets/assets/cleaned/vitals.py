@@ -9,6 +9,7 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import (
     DUPLICATE,
+    HOSPITAL_UNKNOWN,
     OUTSIDE_PERIOD,
     PLACEHOLDER,
     SUPERSEDED,
@@ -32,6 +33,7 @@ from hospital_assets.assets.cleaned.rules import (
     split,
     text,
     translated,
+    with_hospital,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
@@ -45,7 +47,6 @@ from hospital_assets.warehouse.dialect import Frame, divided, json_fields, json_
 
 OBSERVATION_ID_MISSING = Rule("observation_id_missing", "An observation set needs an identifier.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A measurement needs a patient.", "quarantine")
-HOSPITAL_UNKNOWN = Rule("hospital_unknown", "The hospital is not one of the network's hospitals.", "quarantine")
 MEASURED_AT_MISSING = Rule("measured_at_missing", "The time of measurement is missing or unreadable.", "quarantine")
 MEASURED_IN_FUTURE = Rule(
     "measured_in_future",
@@ -259,9 +260,7 @@ def vitals(
 
 def validate_vitals(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke; `period` as for visits."""
-    frame = raw.with_columns(hospital_id=identity(profiles, "hospital_id")).join(
-        hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"
-    )
+    frame = with_hospital(raw, hospitals, profiles)
     frame = frame.with_columns(_is_day=nw.coalesce(is_day("measured_at"), nw.lit(False)))
     gathered = sources_of(profiles, "vitals", _is_gathered)
     frame = _with_texts(frame, profiles, gathered)

@@ -68,16 +68,9 @@ def shift_patterns(shifts: Frame) -> Frame:
 
 @dg.asset(**table("kpi_staffing_hourly"))
 def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, dim_hospital: Frame) -> Frame:
-    """Arrivals and doctors on shift in each local hour of each day."""
-    return staffing(kpi_arrivals_hourly, kpi_crowding_hourly, dim_hospital).select(
-        CONTRACTS["kpi_staffing_hourly"].column_names
-    )
-
-
-def staffing(arrivals: Frame, crowding: Frame, hospitals: Frame) -> Frame:
-    """Arrivals, and the doctors on shift at the start of the same local hours."""
+    """Arrivals in each local hour of each day, and the doctors on shift at its start."""
     hours = local_clocks(
-        crowding.join(hospitals.select("hospital_id", "time_zone"), on="hospital_id", how="left"),
+        kpi_crowding_hourly.join(dim_hospital.select("hospital_id", "time_zone"), on="hospital_id", how="left"),
         {"_hour_local": "hour_start_at"},
         "time_zone",
     )
@@ -87,7 +80,6 @@ def staffing(arrivals: Frame, crowding: Frame, hospitals: Frame) -> Frame:
         .group_by(*key)
         .agg(staffed_hours_count=nw.len(), attendings_sum_count=nw.col("attendings_count").sum())
     )
-    return arrivals.join(doctors, on=key, how="left").with_columns(
-        staffed_hours_count=nw.coalesce(nw.col("staffed_hours_count"), nw.lit(0)),
-        attendings_sum_count=nw.coalesce(nw.col("attendings_sum_count"), nw.lit(0)),
-    )
+    zero = {name: nw.coalesce(nw.col(name), nw.lit(0)) for name in ("staffed_hours_count", "attendings_sum_count")}
+    found = kpi_arrivals_hourly.join(doctors, on=key, how="left").with_columns(**zero)
+    return found.select(CONTRACTS["kpi_staffing_hourly"].column_names)
