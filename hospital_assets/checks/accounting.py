@@ -12,7 +12,7 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, RECORD_PLACE
 from hospital_assets.contracts.kpis import ALL, POOLED
-from hospital_assets.landing.drift import ADVICE, NOTEWORTHY, drifts
+from hospital_assets.landing.drift import NOTEWORTHY, drifts
 from hospital_assets.landing.profile import LANDED, SUBJECTS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame
@@ -138,24 +138,7 @@ def columns_drifted(
         passed=not found,
         severity=dg.AssetCheckSeverity.WARN,
         description=f"{what}: " + (", ".join(sorted({f"{d.subject}.{d.column}" for d in found})) or "none"),
-        metadata={
-            "drift": dg.MetadataValue.table(
-                [
-                    dg.TableRecord(
-                        {
-                            "subject": d.subject,
-                            "column": d.column,
-                            "verdict": d.verdict,
-                            "files": d.files,
-                            "first_file": d.first_file,
-                            "what_to_do": ADVICE[d.verdict],
-                        }
-                    )
-                    for d in found
-                ]
-                or [none]
-            )
-        },
+        metadata={"drift": dg.MetadataValue.table([dg.TableRecord(drift.as_row()) for drift in found] or [none])},
     )
 
 

@@ -24,8 +24,6 @@ _MOST_DAILY_DAYS = 5 * 366
 
 #: Of a query that a profile is drafted from, about so many rows are looked at.
 _DRAFTED_ROWS = 10_000
-#: States of files of which nothing is loaded until somebody does something.
-_NOT_LOADED = ("unreadable", "missing_column", "empty")
 
 
 def add_commands(commands: Commands) -> None:
@@ -215,6 +213,7 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> int:
+    from hospital_assets.checks.accounting import NOT_LOADED
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingZone, observed_period
     from hospital_assets.sources.by_hand import import_files
@@ -236,7 +235,7 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
     problems = {
         name.partition("/")[2]: f"{state}: {problem}"
         for name, state, problem in ledger.select("source_file", "state", "problem").iter_rows()
-        if name.partition("/")[0] == options.profile and state in _NOT_LOADED
+        if name.partition("/")[0] == options.profile and state in NOT_LOADED
     }
     for name in imported.used:
         if name not in problems:

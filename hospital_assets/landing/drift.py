@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -59,6 +59,11 @@ class Drift:
     verdict: Verdict
     files: int
     first_file: str
+
+    def as_row(self) -> dict[str, Any]:
+        """As people read it, with what to do."""
+        shown = {"subject": self.subject, "column": self.column, "verdict": self.verdict, "files": self.files}
+        return {**shown, "first_file": self.first_file, "what_to_do": ADVICE[self.verdict]}
 
 
 def drifts(ledger: pl.DataFrame, profiles: Profiles) -> list[Drift]:

@@ -125,6 +125,10 @@ def canonical_columns(subject: str) -> list[str]:
     return [name for name in CONTRACTS[f"raw_{subject}"].column_names if name not in _BOOKKEEPING]
 
 
+#: Clocks of a visit, in the order in which they are reached: each lands as `<clock>_time`.
+VISIT_CLOCKS = tuple(name.removesuffix("_time") for name in canonical_columns("er_visits") if name.endswith("_time"))
+
+
 class _Declaration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 

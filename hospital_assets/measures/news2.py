@@ -23,16 +23,6 @@ _SYSTOLIC = ((90, 3), (100, 2), (110, 1), (219, 0), (None, 3))
 _PULSE = ((40, 3), (50, 1), (90, 0), (110, 1), (130, 2), (None, 3))
 _TEMPERATURE = ((35.0, 3), (36.0, 1), (38.0, 0), (39.0, 1), (None, 2))
 
-POINTS = (
-    "respiratory_rate_points",
-    "spo2_points",
-    "oxygen_points",
-    "systolic_points",
-    "pulse_points",
-    "consciousness_points",
-    "temperature_points",
-)
-
 
 def points() -> dict[str, nw.Expr]:
     """Points of each of the seven parameters (null where it is missing), from fact columns.
@@ -108,3 +98,6 @@ def _banded(value: nw.Expr, bands: tuple[tuple[float | None, int], ...]) -> nw.E
         for upper, score in bands
     ]
     return nw.coalesce(*within)
+
+
+POINTS = tuple(points())

@@ -19,7 +19,7 @@ from hospital_assets.checks.findings import newest_results, results_by_day, scor
 from hospital_assets.checks.kinds import KINDS
 from hospital_assets.checks.table_checks import every_kind
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.drift import ADVICE, drifts
+from hospital_assets.landing.drift import drifts
 from hospital_assets.landing.profile import SUBJECTS, canonical_columns
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.reports.folder import ReportsResource
@@ -146,11 +146,7 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         .agg(pl.col("service_dates").explode().max().alias("newest_day"))
         .drop_nulls()
         .sort("subject"),
-        drift=pl.DataFrame(
-            [(d.subject, d.column, d.verdict, d.files, d.first_file, ADVICE[d.verdict]) for d in found],
-            schema=["subject", "column", "verdict", "files", "first_file", "what_to_do"],
-            orient="row",
-        ),
+        drift=pl.DataFrame([drift.as_row() for drift in found]),
         reconciliation=rows(landed),
         as_of=as_of,
     )

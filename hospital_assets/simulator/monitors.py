@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from hospital_assets.landing.profile import SCORED
 from hospital_assets.simulator import dirt, feeds
 from hospital_assets.simulator.feeds import ISO_CLOCK, clock_text
 from hospital_assets.simulator.network import NETWORK_ZONE
@@ -89,7 +90,7 @@ def _vitals_line(etco2: pl.Expr | None) -> pl.Expr:
         measured("systolic_bp", pl.lit("mm[Hg]")),
         measured("diastolic_bp", pl.lit("mm[Hg]")),
         measured("temperature", pl.col("temperature_unit")),
-        *(pl.col(n) for n in ("consciousness", "on_oxygen", "spo2_scale", "gcs", "pain")),
+        *(pl.col(name) for name in SCORED),
     ]
     if etco2 is not None:
         values.append(pl.struct(etco2.alias("value"), pl.lit("mm[Hg]").alias("unit")).alias("etco2"))

@@ -8,48 +8,13 @@ import numpy as np
 import polars as pl
 from faker import Faker
 
+from hospital_assets.landing.profile import VISIT_CLOCKS, canonical_columns
 from hospital_assets.simulator import dirt, feeds, people
 from hospital_assets.simulator.feeds import CSV_CLOCK, ISO_CLOCK, clock_text
 from hospital_assets.simulator.network import EPOCH, HOSPITALS, Network, midnight_utc
 
-_PATIENT_COLUMNS = (
-    "patient_id",
-    "first_name",
-    "last_name",
-    "birth_date",
-    "age_years",
-    "sex",
-    "race",
-    "ethnicity",
-    "blood_group",
-    "street",
-    "city",
-    "state",
-    "zip",
-    "phone",
-    "insurer",
-    "pre_existing_condition",
-    "recorded_at",
-)
-_VISIT_COLUMNS = (
-    "visit_id",
-    "patient_id",
-    "hospital_id",
-    "department",
-    "doctor_id",
-    "arrival_mode",
-    "arrival_time",
-    "handover_time",
-    "triage_time",
-    "triage_level",
-    "room_time",
-    "provider_time",
-    "decision_time",
-    "departure_time",
-    "disposition",
-    "chief_complaint",
-    "recorded_at",
-)
+#: What registration systems deliver of a visit; what FHIR says besides, they do not know.
+_VISIT_COLUMNS = [name for name in canonical_columns("er_visits") if name not in ("part_of_visit_id", "visit_status")]
 
 
 def write_reference_data(landed: feeds.Landed, network: Network, ahead: pl.DataFrame, window: range, end: int) -> None:
@@ -120,8 +85,8 @@ def write_patients(
             .otherwise("birth_date")
         )
         records = dirt.repeated(records, 0.003, "duplicate_row", window[-1], rng)
-        alter = feeds.dirty_files(landed, "patients", window, _PATIENT_COLUMNS, rng)
-    landed.csv_feed("patients", records, _PATIENT_COLUMNS, "patient_id", alter)
+        alter = feeds.dirty_files(landed, "patients", window, canonical_columns("patients"), rng)
+    landed.csv_feed("patients", records, canonical_columns("patients"), "patient_id", alter)
     return count
 
 
@@ -180,10 +145,7 @@ def write_visits(
         triage_level=pl.col("level").cast(pl.String),
         chief_complaint=pl.col("complaint"),
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),
-        **{
-            f"{name}_time": clock_text(name, "hospital", CSV_CLOCK)
-            for name in ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
-        },
+        **{f"{name}_time": clock_text(name, "hospital", CSV_CLOCK) for name in VISIT_CLOCKS},
     ).sort("_day", "recorded", "visit")
     records = dirt.clean_frame(records)
     alter = None

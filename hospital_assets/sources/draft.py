@@ -25,7 +25,7 @@ from pathlib import Path
 from hospital_assets.landing.clocks import MIDNIGHT, NO_DAY
 from hospital_assets.landing.content import as_json_lines
 from hospital_assets.landing.headers import filled_to_the_right, joined_names, with_line_feeds
-from hospital_assets.landing.profile import Profile, Subject, parse_profile
+from hospital_assets.landing.profile import VISIT_CLOCKS, Profile, Subject, parse_profile
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.sources.readings import Reading, has_no_time, reading_of, readings
 from hospital_assets.warehouse.dialect import NUMBER_FORMATS
@@ -71,16 +71,6 @@ _CLOCKS = {
     "adt_events": "visit_start_at",
     "patients": "recorded_at",
 }
-#: Clocks of a visit in their order: which of them a date and a time of day in two columns make.
-_VISIT_CLOCKS = (
-    "arrival_time",
-    "handover_time",
-    "triage_time",
-    "room_time",
-    "provider_time",
-    "decision_time",
-    "departure_time",
-)
 
 
 @dataclass
@@ -405,7 +395,7 @@ def _joined_clocks(found: dict[str, str], sample: _Sample, doubts: list[str]) ->
     times = [name for name, values in sample.values.items() if _is_time_of_day(values)]
     dates = [name for name, values in sample.values.items() if _is_date(values)]
     joined: dict[str, tuple[str, str]] = {}
-    for column in _VISIT_CLOCKS:
+    for column in (f"{clock}_time" for clock in VISIT_CLOCKS):
         synonyms = (*SYNONYMS["er_visits"][column], *_WEAK["er_visits"].get(column, ()))
         if column in found and not _is_date(sample.values[found[column]]):
             continue

@@ -38,12 +38,11 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import RECORD_PLACE
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.clocks import is_day
+from hospital_assets.landing.profile import VISIT_CLOCKS as CLOCKS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
 from hospital_assets.warehouse.io_manager import days_of_run
-
-CLOCKS = ("arrival", "handover", "triage", "room", "provider", "decision", "departure")
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "quarantine")
 PATIENT_ID_MISSING = Rule("patient_id_missing", "A visit needs a patient.", "quarantine")

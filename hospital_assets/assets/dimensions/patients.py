@@ -9,27 +9,13 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.members import with_special_members
 from hospital_assets.assets.dimensions.scd2 import BEGINNING, END_OF_TIME, changes_only, versions
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
 
+_COLUMNS = CONTRACTS["dim_patient"].column_names
 #: A new version starts when one of these changes (SCD2); all of them are kept over time.
-ATTRIBUTES = (
-    "first_name",
-    "last_name",
-    "birth_date",
-    "age_at_extract_years",
-    "sex",
-    "race",
-    "ethnicity",
-    "blood_group",
-    "street",
-    "city",
-    "state",
-    "zip_code",
-    "phone",
-    "insurer",
-    "pre_existing_condition",
-)
+ATTRIBUTES = [name for name in CONTRACTS["cleaned_patients"].column_names if name in _COLUMNS and name != "patient_id"]
 
 UNKNOWN_PATIENT = {
     "patient_key": UNKNOWN_KEY,
