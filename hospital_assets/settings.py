@@ -450,11 +450,7 @@ def load_settings(data_dir: Path) -> Settings:
 
 
 def _check_keys(file: Path, table: str, values: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse a table with a key that it does not have.
-
-    Raises:
-        SettingsError: names the first.
-    """
+    """Refuse a table with a key that it does not have."""
     known = tuple(known)
     for key in values:
         if key not in known:
@@ -462,11 +458,7 @@ def _check_keys(file: Path, table: str, values: Iterable[str], known: Iterable[s
 
 
 def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
-    """The table `[mirror]`.
-
-    Raises:
-        SettingsError: a key is unknown, or has an unusable value.
-    """
+    """The table `[mirror]`."""
     file, known = settings.settings_file, asdict(MirrorSettings())
     _check_keys(file, "mirror", values, known)
     for key, value in values.items():
@@ -488,11 +480,7 @@ def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
 
 
 def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
-    """The table `[backup]`.
-
-    Raises:
-        SettingsError: a key is unknown or has an unusable value.
-    """
+    """The table `[backup]`."""
     _check_keys(file, "backup", values, asdict(BackupSettings()))
     folder, recipients = values.get("folder", ""), values.get("recipients", [])
     keep = values.get("keep", BackupSettings.keep)
@@ -506,11 +494,7 @@ def _backup(file: Path, values: dict[str, object]) -> BackupSettings:
 
 
 def _staffing(file: Path, values: dict[str, object]) -> StaffingSettings:
-    """The table `[staffing]`.
-
-    Raises:
-        SettingsError: a key is unknown, has an unusable value, or contradicts another.
-    """
+    """The table `[staffing]`."""
     _check_keys(file, "staffing", values, _STAFFING_RANGES)
     stated: dict[str, Any] = {key: _staffing_value(file, key, value) for key, value in values.items()}
     found = StaffingSettings(**stated)
@@ -540,11 +524,7 @@ def _staffing_value(file: Path, key: str, value: object) -> object:
 
 
 def _identity(file: Path, values: dict[str, object]) -> IdentitySettings:
-    """The table `[identity]`; whether the policy has its roles is for whoever has the policy to say.
-
-    Raises:
-        SettingsError: a key is unknown, missing, or has an unusable value.
-    """
+    """The table `[identity]`; whether the policy has its roles is for whoever has the policy to say."""
     known = {field.name: field for field in fields(IdentitySettings)}
     stated: dict[str, Any] = {}
     if any("secret" in key for key in values):

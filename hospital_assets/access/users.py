@@ -205,7 +205,8 @@ class Users:
     """The users of a data directory. Safe to use from several processes and threads at once.
 
     Administrative acts name who does them (`by`). `kind` is the application that a session is of, `client` where from,
-    for the audit; `now` is an instant, None the wall clock's.
+    for the audit; `now` is an instant, None the wall clock's. What cannot be audited raises AuditError and does not
+    happen; what is to be done to somebody who is not there, UserError.
     """
 
     def __init__(self, file: Path, policy: Callable[[], Policy], audit: Audit) -> None:
@@ -238,7 +239,6 @@ class Users:
         Raises:
             UserError: the name is taken or odd, the password short, the policy has no such role, or the
                 hospital is missing.
-            AuditError: it cannot be audited.
         """
         with self._act(f"add {user.name[:64]} as {user.audience[:64]}", by, user.audience):
             if not re.fullmatch(r"[a-z][a-z0-9._-]{0,62}", user.name):
@@ -268,41 +268,25 @@ class Users:
             self._end_sessions(name)
 
     def disable(self, name: str, *, by: str) -> None:
-        """Let a user in no more; all their sessions end at once.
-
-        Raises:
-            UserError: nobody is called so.
-        """
+        """Let a user in no more; all their sessions end at once."""
         with self._act(f"disable {name[:64]}", by):
             self._change(name, "is_disabled = 1")
             self._end_sessions(name)
 
     def enable(self, name: str, *, by: str) -> None:
-        """Let a user in again who was disabled or is locked out.
-
-        Raises:
-            UserError: nobody is called so.
-        """
+        """Let a user in again who was disabled or is locked out."""
         with self._act(f"enable {name[:64]}", by):
             self._change(name, "is_disabled = 0, failure_count = 0")
 
     def remove(self, name: str, *, by: str) -> None:
-        """Forget a user; all their sessions end at once.
-
-        Raises:
-            UserError: nobody is called so.
-        """
+        """Forget a user; all their sessions end at once."""
         with self._act(f"remove {name[:64]}", by):
             self._known(name)
             self._end_sessions(name)
             self._connection.execute("delete from users where name = ?", [name])
 
     def revoke(self, name: str, *, by: str) -> int:
-        """End all sessions of a user; returns how many.
-
-        Raises:
-            UserError: nobody is called so.
-        """
+        """End all sessions of a user; returns how many."""
         with self._act(f"revoke {name[:64]}", by):
             self._known(name)
             return self._end_sessions(name)
@@ -333,11 +317,7 @@ class Users:
     def sign_in(
         self, name: str, password: str, kind: Kind, *, client: str, now: datetime | None = None
     ) -> Session | None:
-        """Begin a session; None when the name or password is wrong, or the user disabled or locked out.
-
-        Raises:
-            AuditError: it cannot be audited; then nobody is let in.
-        """
+        """Begin a session; None when the name or password is wrong, or the user disabled or locked out."""
         now = now or datetime.now(UTC)
         found = self._try(name, now)
         # Somebody who does not exist or is locked out takes as long as a wrong password.
@@ -401,11 +381,7 @@ class Users:
     # --- people of an identity provider
 
     def sign_in_person(self, person: Person, kind: Kind, *, client: str, now: datetime | None = None) -> Session | None:
-        """Begin a session for somebody whom the provider has vouched for; None when they are disabled here.
-
-        Raises:
-            AuditError: it cannot be audited; then nobody is let in.
-        """
+        """Begin a session for somebody whom the provider has vouched for; None when they are disabled here."""
         now = now or datetime.now(UTC)
         with self._transaction():
             user, is_disabled = self._known_person(person)
@@ -417,11 +393,7 @@ class Users:
             return self._new_session(user, kind, now, event, person.session_id, person.id_token)
 
     def person(self, person: Person) -> User | None:
-        """The user of somebody whose token a program has shown; None when they are disabled here.
-
-        Raises:
-            AuditError: they or their role are new, and that cannot be audited.
-        """
+        """The user of somebody whose token a program has shown; None when they are disabled here."""
         with self._transaction():
             user, is_disabled = self._known_person(person)
         return None if is_disabled or not self._has_audience(user) else user
@@ -456,11 +428,7 @@ class Users:
         return f"{person.called}~{_digest(f'{person.issuer} {person.subject}')[:12]}" if is_taken else person.called
 
     def refuse_person(self, issuer: str, subject: str, called: str, reason: str, *, client: str) -> None:
-        """Somebody has signed in at the provider and has no role here, any more: their sessions end, too; audited.
-
-        Raises:
-            AuditError: it cannot be audited.
-        """
+        """Somebody has signed in at the provider and has no role here, any more: their sessions end, too; audited."""
         with self._transaction():
             found = self._connection.execute(
                 "select name from users where issuer = ? and subject = ?", [issuer, subject]
@@ -475,9 +443,6 @@ class Users:
 
         Returns:
             how many ended.
-
-        Raises:
-            AuditError: it cannot be audited; then none ends.
         """
         with self._transaction():
             ended = self._connection.execute(
@@ -494,9 +459,6 @@ class Users:
 
         Returns:
             the provider's ID token, empty for a local account's session; None where nothing ended.
-
-        Raises:
-            AuditError: it cannot be audited; then the session goes on.
         """
         with self._transaction():
             ended = self._connection.execute(
@@ -537,18 +499,9 @@ class Users:
     ) -> Session | None:
         """Have a session act in another role of its user from now on, under a new token; audited.
 
-        Args:
-            token: of the session; it opens nothing afterwards.
-            kind: of which application.
-            audience: as in `doctor-H1`.
-            client: where from, for the audit.
-            now: an instant; None for the wall clock's.
-
         Returns:
-            None where there is no such session, or that is none of their roles: then nothing changes.
-
-        Raises:
-            AuditError: it cannot be audited; then nothing changes.
+            the session; None where there is none under the old token, which opens nothing afterwards, or that is none
+            of their roles: then nothing changes.
         """
         with self._transaction():
             user = self.user_of(token, kind, now)

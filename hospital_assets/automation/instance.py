@@ -1,6 +1,7 @@
 """The Dagster instance of a data directory: its home, how it runs, and where its history is stored.
 
-Belongs here: `DAGSTER_HOME` and what is written into it. Does not: what is run.
+Belongs here: `DAGSTER_HOME` and what is written into it. Does not: what is run. Whatever makes or opens an instance
+raises SettingsError where PostgreSQL is asked for in a way that cannot work.
 """
 
 from __future__ import annotations
@@ -35,11 +36,7 @@ def scratch_instance(home: Path) -> dg.DagsterInstance:
 
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of a data directory.
-
-    Raises:
-        SettingsError: see `prepare_dagster_home`.
-    """
+    """The Dagster instance of a data directory."""
     os.environ.update(dagster_environment(settings))
     with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
         yield instance
@@ -50,9 +47,6 @@ def make_history(settings: Settings) -> None:
 
     Services start together, and two that make them at once leave a history that none of them can open. A server of
     PostgreSQL sees to that itself.
-
-    Raises:
-        SettingsError: see `prepare_dagster_home`.
     """
     home = prepare_dagster_home(settings)
     if os.environ.get(POSTGRES_URL):
@@ -64,11 +58,7 @@ def make_history(settings: Settings) -> None:
 
 
 def end_unfinished_runs(settings: Settings, why: str) -> int:
-    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were.
-
-    Raises:
-        SettingsError: see `prepare_dagster_home`.
-    """
+    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were."""
     with dagster_instance(settings) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         end(instance, runs, why)
@@ -101,11 +91,7 @@ def kept_instance(context: dg.SensorEvaluationContext) -> dg.DagsterInstance:
 
 
 def dagster_environment(settings: Settings) -> dict[str, str]:
-    """What a Dagster process of a data directory needs in its environment; makes its home.
-
-    Raises:
-        SettingsError: see `prepare_dagster_home`.
-    """
+    """What a Dagster process of a data directory needs in its environment; makes its home."""
     return {"DAGSTER_HOME": str(prepare_dagster_home(settings))}
 
 
