@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import duckdb
 import polars as pl
@@ -34,6 +38,19 @@ DECLARED_KINDS = [kind for kind in KINDS if kind not in CONTRACT_KINDS]
 
 #: Tables whose rows depend on when files were looked at, not on what they hold.
 _LEDGER = "raw_landed_files"
+
+
+@cache
+def benchmark(name: str) -> ModuleType:
+    """A benchmark, as a module: what it measures is tested, too."""
+    spec = importlib.util.spec_from_file_location(
+        f"benchmark_of_{name}", Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    )
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(settings: Settings, **options: object) -> BuildReport:

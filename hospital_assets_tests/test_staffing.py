@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import sys
@@ -15,6 +14,7 @@ import pytest
 from hospital_assets.forecasting import learned, queues, shifts, simulate, staffing
 from hospital_assets.settings import Settings, SettingsError, StaffingSettings, load_settings, write_settings
 from hospital_assets_tests import textbook
+from hospital_assets_tests.helpers import benchmark
 
 # Queues -------------------------------------------------------------------------------------------
 
@@ -391,13 +391,7 @@ def test_a_rule_that_cannot_be_used_is_named(tmp_path: Path, line: str, said: st
 @pytest.mark.nightly
 def test_suggested_rosters_do_better_on_the_patients_that_came() -> None:
     """With the same doctors' hours; `python benchmarks/staffing.py` measures nine weeks."""
-    path = Path(__file__).parents[1] / "benchmarks" / "staffing.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_staffing", path)
-    assert spec and spec.loader
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = benchmark
-    spec.loader.exec_module(benchmark)
-    found = benchmark.weeks(2, 1.0, 7)
+    found = benchmark("staffing").weeks(2, 1.0, 7)
     before, after = (np.array([getattr(week, name)[0] for week in found]) for name in ("before", "after"))
     # A week whose waits were short anyway may by chance be as short as before.
     assert len(found) == 14 and (after < before + 1.0).all() and (after < before).sum() >= 12

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -22,7 +17,7 @@ from hospital_assets.contracts.forecasts import QUEUE, SAME_HOUR
 from hospital_assets.forecasting import simulate
 from hospital_assets.forecasting import waits as ahead
 from hospital_assets.warehouse.dialect import lazy
-from hospital_assets_tests.helpers import DECLARED_KINDS
+from hospital_assets_tests.helpers import DECLARED_KINDS, benchmark
 from hospital_assets_tests.test_staffing_tables import AS_OF, ZONE, tables
 
 NOBODY = simulate.Patients(*(np.empty(0) for _ in range(2)), np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
@@ -106,28 +101,18 @@ def test_the_gate_wants_both_losses_better_beyond_chance() -> None:
     assert all(found.skill is None and not found.is_passed for found in ahead.verdicts(better[:13], rule[:13]))
 
 
-@cache
-def benchmark() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "waits.py"
-    spec = importlib.util.spec_from_file_location("benchmark_of_waits", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 def test_the_gate_opens_where_the_roster_varies_and_stays_closed_where_it_does_not() -> None:
     """On the simulator; `python benchmarks/waits.py` measures all hospitals."""
     one, other = ("H1", "H6")
     varied = {
-        found.hospital: found for found in benchmark().compared(1.0, 7, same_roster=False, hospitals=(one, other))
+        found.hospital: found
+        for found in benchmark("waits").compared(1.0, 7, same_roster=False, hospitals=(one, other))
     }
     for found in varied.values():
         assert found.places == 5 and all(verdict.is_passed for verdict in found.verdicts), found.hospital
         assert (found.simulation.mean(axis=0) < 0.85 * found.same_hour.mean(axis=0)).all()
-    (steady,) = benchmark().compared(1.0, 7, same_roster=True, hospitals=(other,))
+    (steady,) = benchmark("waits").compared(1.0, 7, same_roster=True, hospitals=(other,))
     assert not any(verdict.is_passed for verdict in steady.verdicts)
     # It is not that nothing could be said: the rule is as good as it ever gets.
     assert steady.simulation.mean(axis=0)[0] > 0.95 * steady.same_hour.mean(axis=0)[0]

@@ -103,14 +103,6 @@ def poisson_floor(means: Array) -> Array:
     return np.asarray((probabilities * np.abs(k[None, :] - median)).sum(axis=1), dtype=np.float64)
 
 
-def poisson_scale(mean: float) -> float:
-    """Mean absolute difference of two Poisson counts: the seasonal naive error where nothing else varies."""
-    probabilities = pmf(np.array([mean]), 0.0)[0]
-    below = np.cumsum(probabilities)
-    # E|X - Y| = 2 sum F (1 - F)
-    return float(2 * np.sum(below * (1 - below)))
-
-
 def pinball(actual: Array, forecast: Array, level: float) -> Array:
     """Pinball loss of a quantile forecast."""
     return np.maximum(level * (actual - forecast), (level - 1) * (actual - forecast))
@@ -128,8 +120,3 @@ def naive_scale(history: Array, season: int) -> float:
     changes = np.abs(history[season:] - history[:-season])
     known = changes[~np.isnan(changes)]
     return float(known.mean()) if len(known) else float("nan")
-
-
-def mase(actual: Array, forecast: Array, scale: float) -> float:
-    """Mean absolute scaled error (Hyndman and Koehler 2006)."""
-    return float(np.mean(np.abs(actual - forecast))) / scale
