@@ -23,10 +23,10 @@ from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.live.copies import COPIES, publish_copy
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import audiences_of, publish
+from hospital_assets.publishing.publications import audiences_of
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.helpers import warehouse_copy
+from hospital_assets_tests.helpers import publish, warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 

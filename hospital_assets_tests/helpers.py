@@ -14,6 +14,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -29,6 +30,9 @@ from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import parse_profile
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
+from hospital_assets.publishing import publications
+from hospital_assets.publishing.audience import Audience
+from hospital_assets.publishing.policy import Policy
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import Frame
@@ -51,6 +55,16 @@ def benchmark(name: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def publish(
+    warehouse: Warehouse, settings: Settings, policy: Policy, audience: Audience, **options: Any
+) -> publications.Made:
+    """Publish to one audience; a leak is raised."""
+    ((_, made),) = publications.publish_all(warehouse, settings, policy, [audience], **options)
+    if isinstance(made, publications.LeakError):
+        raise made
+    return made
 
 
 def run(settings: Settings, **options: object) -> BuildReport:

@@ -15,13 +15,13 @@ from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing.audience import Audience
 from hospital_assets.publishing.policy import load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import WithdrawnError, publish
+from hospital_assets.publishing.publications import WithdrawnError
 from hospital_assets.reports import changes
 from hospital_assets.reports.changes import changed_rows, reason, version_before
 from hospital_assets.reports.explain import Asked, ExplainError, landed_records, rows_behind, stored_row
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.helpers import query, warehouse_copy
+from hospital_assets_tests.helpers import publish, query, warehouse_copy
 
 DAY = date(2026, 3, 8)
 WAITS = CONTRACTS["kpi_waits_daily"]

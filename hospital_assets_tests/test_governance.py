@@ -35,7 +35,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.pages.menu import MENU, pages_of
 from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing import leaks, publications
-from hospital_assets.publishing.audience import PublishedTable
+from hospital_assets.publishing.audience import Audience, PublishedTable
 from hospital_assets.publishing.claims import claim_of
 from hospital_assets.publishing.masks import holds, masked
 from hospital_assets.publishing.policy import (
@@ -53,14 +53,12 @@ from hospital_assets.publishing.policy import (
 )
 from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, create_key, load_key, make_tokens
 from hospital_assets.publishing.publications import (
-    Audience,
     LeakError,
     Made,
     PublicationError,
     audiences_of,
     old_versions,
     open_publication,
-    publish,
     published_folder,
     versions,
 )
@@ -68,7 +66,7 @@ from hospital_assets.publishing.small_cells import Line, determined, protect_sma
 from hospital_assets.publishing.withdrawn import why_withdrawn
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
-from hospital_assets_tests.helpers import warehouse_copy
+from hospital_assets_tests.helpers import publish, warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)

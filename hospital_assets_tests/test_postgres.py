@@ -21,7 +21,7 @@ from hospital_assets.cli import main
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy, parse_policy, shipped_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
+from hospital_assets.publishing.publications import audiences_of, current_version, published_folder
 from hospital_assets.publishing.targets.postgres import (
     CONNECTION_LIMIT,
     PostgresError,
@@ -33,7 +33,7 @@ from hospital_assets.publishing.targets.postgres import (
 )
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.helpers import warehouse_copy
+from hospital_assets_tests.helpers import publish, warehouse_copy
 from hospital_assets_tests.postgresql import Server, postgresql_server
 
 driver = pytest.importorskip("adbc_driver_postgresql.dbapi")

@@ -29,7 +29,7 @@ from hospital_assets.publishing.policy import (
     shipped_policy,
 )
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import audiences_of, current_version, publish, published_folder
+from hospital_assets.publishing.publications import audiences_of, current_version, published_folder
 from hospital_assets.publishing.targets.snowflake.data import export
 from hospital_assets.publishing.targets.snowflake.masks import mask_sql
 from hospital_assets.publishing.targets.snowflake.model import DATABASE, Rendering, SnowflakeError
@@ -37,7 +37,7 @@ from hospital_assets.publishing.targets.snowflake.references import cross_check
 from hospital_assets.publishing.targets.snowflake.rendering import render, write
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.helpers import warehouse_copy
+from hospital_assets_tests.helpers import publish, warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)

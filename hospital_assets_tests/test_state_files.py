@@ -20,11 +20,12 @@ from hospital_assets.dashboard.pages.quality import quality
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.files import StateError
 from hospital_assets.publishing.policy import load_policy
-from hospital_assets.publishing.publications import PublicationError, audiences_of, publish
+from hospital_assets.publishing.publications import PublicationError, audiences_of
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets_tests.dashboards import KEY
+from hospital_assets_tests.helpers import publish
 from hospital_assets_tests.test_web_attacks import DAY, NOW, fill, fill_live
 
 #: What can stand in a file that somebody edited, cut, or copied over it.

@@ -29,11 +29,12 @@ from hospital_assets.files import replace_text
 from hospital_assets.live.copies import merge_landed
 from hospital_assets.measures.triage import SCALE_IN_USE
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy
-from hospital_assets.publishing.publications import audiences_of, publish
+from hospital_assets.publishing.publications import audiences_of
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.attacks import REQUESTS, WebAttack
 from hospital_assets_tests.dashboards import KEY, Served, serve
+from hospital_assets_tests.helpers import publish
 
 DAY = date(2026, 3, 12)
 NOW = datetime(2026, 3, 12, 12, tzinfo=UTC)

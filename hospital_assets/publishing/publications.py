@@ -37,11 +37,11 @@ from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.files import StateError, flush_all, read_state, replace_text
 from hospital_assets.publishing.audience import Audience, PublishedTable, has_audience
 from hospital_assets.publishing.claims import claim_of
-from hospital_assets.publishing.leaks import Finding, LeakReport, check_leaks, collect_identifiers
+from hospital_assets.publishing.leaks import LeakReport, check_leaks, collect_identifiers
 from hospital_assets.publishing.locked import locked_connection
 from hospital_assets.publishing.masks import masked
 from hospital_assets.publishing.policy import Policy, PolicyError, RoleName, load_policy
-from hospital_assets.publishing.pseudonyms import KeyMissingError, SecretKey, make_tokens
+from hospital_assets.publishing.pseudonyms import SecretKey, make_tokens
 from hospital_assets.publishing.small_cells import protect_small_cells
 from hospital_assets.publishing.withdrawn import protection, why_withdrawn
 from hospital_assets.settings import Settings
@@ -320,39 +320,6 @@ def _unaudited(_: Made) -> AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
-def publish(
-    warehouse: Warehouse,
-    settings: Settings,
-    policy: Policy,
-    audience: Audience,
-    *,
-    key: Callable[[], SecretKey],
-    published_at: datetime,
-    data_as_of: datetime,
-    run_id: str = "",
-    act: Act = _unaudited,
-) -> Made:
-    """Build an audience's publication, check it, and let it count.
-
-    Whatever goes wrong before the last step leaves the version before as it was.
-
-    Args:
-        policy: what the audience may see.
-        key: gives the pseudonym key; asked only when tokens or rounding need one.
-        published_at: the wall clock; names the version.
-        data_as_of: the hospital's time; ages are counted to its year.
-        run_id: the run that publishes.
-        act: audits that the version is to count.
-
-    Raises:
-        KeyMissingError: tokens are needed and there is no key.
-        LeakError: something the audience may not see is in it.
-        PublicationError: a table is not in the warehouse yet.
-    """
-    with _in_order(warehouse):
-        return _publish(warehouse, settings, policy, audience, key, published_at, data_as_of, run_id, act)
-
-
 def publish_all(
     warehouse: Warehouse,
     settings: Settings,
@@ -365,7 +332,18 @@ def publish_all(
     run_id: str = "",
     act: Act = _unaudited,
 ) -> list[tuple[Audience, Made | LeakError]]:
-    """As `publish`, for several audiences at once; a leak in one does not keep the others waiting.
+    """Build the publications of some audiences at once, check them, and let them count.
+
+    Whatever goes wrong before the last step leaves the version before as it was. A leak, something that an audience may
+    not see, does not keep the others waiting.
+
+    Args:
+        policy: what the audiences may see.
+        key: gives the pseudonym key; asked only when tokens or rounding need one.
+        published_at: the wall clock; names the versions.
+        data_as_of: the hospital's time; ages are counted to its year.
+        run_id: the run that publishes.
+        act: audits that a version is to count.
 
     Raises:
         KeyMissingError: tokens are needed and there is no key.
@@ -708,25 +686,3 @@ def _files(folder: Path) -> dict[str, dict[str, Any]]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": digest}
     return found
-
-
-__all__ = [
-    "Audience",
-    "Finding",
-    "KeyMissingError",
-    "LeakError",
-    "Made",
-    "Publication",
-    "PublicationError",
-    "WithdrawnError",
-    "audiences_of",
-    "current_version",
-    "delete_publication",
-    "old_versions",
-    "open_publication",
-    "publish",
-    "publish_all",
-    "published_audiences",
-    "versions",
-    "withdrawn_audiences",
-]
