@@ -67,7 +67,8 @@ class Finder:
 
     def _text(self, before: str, after: str, after_reference: str) -> str:
         numbers = "|".join(_spelled(name) for name in sorted(self.numbers, key=len, reverse=True))
-        references = "|".join(_exactly(name) for name in sorted(self.references, key=len, reverse=True))
+        ordered = sorted(self.references, key=len, reverse=True)
+        references = "|".join("".join(_one(one, any_case=False) for one in name) for name in ordered)
         if not numbers and not references:
             return r"[^\s\S]"  # nothing at all
         parts = [f"(?:{numbers}){after}" if numbers else "", f"(?:{references}){after_reference}" if references else ""]
@@ -125,10 +126,6 @@ def _spelled(number: str) -> str:
         between = "[-_ ]?" if place and (has_letters or bare != list(number)) else ""
         parts.append(between + _one(character, any_case=True))
     return "".join(parts)
-
-
-def _exactly(reference: str) -> str:
-    return "".join(_one(character, any_case=False) for character in reference)
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,13 @@ def as_page(data_dir: Path, role: RoleName, baselines_from: tuple[date, ...] = (
         )
     return mart.version, render(
         "report.html",
-        style=_style(FOLDER),
+        style=(FOLDER / "static" / "app.css").read_text(encoding="utf-8"),
         body=_still(body),
         measures=list(filter(None, measures)),
         factor=natural_limits.XMR_FACTOR,
         baseline=natural_limits.BASELINE_POINTS,
         run=natural_limits.RUN_LENGTH,
     )
-
-
-def _style(folder: Path) -> str:
-    return (folder / "static" / "app.css").read_text(encoding="utf-8")
 
 
 def _still(body: str) -> str:

@@ -237,8 +237,8 @@ def profile_reference() -> str:
         described = _attributes(attributes)
         parts += ["", f"## {title}", "", " ".join(summary.split()), "", "| key | means | default |", "|---|---|---|"]
         for name, field in declaration.model_fields.items():
-            default = "required" if field.is_required() else _default(field.default)
-            parts.append(f"| `{name}` | {described[name]} | {default} |")
+            default = "" if field.default in (None, "", (), {}) else f"`{json.dumps(field.default, default=str)}`"
+            parts.append(f"| `{name}` | {described[name]} | {'required' if field.is_required() else default} |")
     return "\n".join(parts) + "\n"
 
 
@@ -276,7 +276,3 @@ def _attributes(section: str) -> dict[str, str]:
         elif name and line.strip():
             found[name] += f" {line.strip()}"
     return {name: text.replace("|", "\\|") for name, text in found.items()}
-
-
-def _default(value: object) -> str:
-    return "" if value in (None, "", (), {}) else f"`{json.dumps(value, default=str)}`"

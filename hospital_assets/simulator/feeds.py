@@ -134,11 +134,6 @@ def local_day(seconds: str, hospital: str) -> pl.Expr:
     return clock_text(seconds, hospital, "%Y-%m-%d").str.to_date().cast(pl.Int32).cast(pl.Int64)
 
 
-def hospital_text(hospital: str = "hospital") -> pl.Expr:
-    """Hospital numbers as identifiers."""
-    return pl.col(hospital).replace_strict(list(range(len(HOSPITALS))), list(HOSPITALS), return_dtype=pl.String)
-
-
 def _note(landed: Landed, subject: str, rows: pl.DataFrame, record_id: str, name: str, first_line: int) -> None:
     spoiled = (
         rows.select(record_id, *DIRT_COLUMNS)

@@ -10,7 +10,6 @@ import polars as pl
 from faker import Faker
 
 from hospital_assets.simulator import clinical, flow, people
-from hospital_assets.simulator.feeds import hospital_text
 from hospital_assets.simulator.network import EPOCH, HOSPITALS, Network
 
 
@@ -55,7 +54,8 @@ def true_visits(
         visits.with_columns(index=pl.Series(person), follows=pl.Series(parent))
         .join(patient, on="index", how="left", maintain_order="left")
         .with_columns(
-            visit_id=pl.format("V{}", pl.col("visit").cast(pl.String).str.zfill(8)), hospital_id=hospital_text()
+            visit_id=pl.format("V{}", pl.col("visit").cast(pl.String).str.zfill(8)),
+            hospital_id=pl.col("hospital").replace_strict(range(len(HOSPITALS)), list(HOSPITALS)),
         )
     )
     visits = clinical.draw_conditions(rng(), visits, parent)

@@ -42,7 +42,7 @@ def export(
     import duckdb
 
     base = base_role(policy)
-    copies = {c.removeprefix("kpis_") for c in _schemas(rendering) if c.startswith("kpis_")}
+    copies = {c.split(".")[0].removeprefix("kpis_") for c in rendering.columns if c.startswith("kpis_")}
     versions = {name: _version(settings, policy, name) for name in [base, *sorted(copies)]}
     connection = duckdb.connect()
     try:
@@ -64,10 +64,6 @@ def export(
         return rows
     finally:
         connection.close()
-
-
-def _schemas(rendering: Rendering) -> set[str]:
-    return {place.split(".")[0] for place in rendering.columns}
 
 
 def _version(settings: Settings, policy: Policy, audience: str) -> Path:

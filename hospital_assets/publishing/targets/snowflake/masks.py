@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hospital_assets.contracts import Column
-from hospital_assets.publishing.masks import OLDEST_AGE, SMALL_ZIP3
+from hospital_assets.publishing.masks import OLDEST_AGE, SMALL_ZIP3, holds
 from hospital_assets.publishing.policy import Mask
 from hospital_assets.publishing.pseudonyms import TOKEN_SHAPE
 from hospital_assets.warehouse.dialect import literal
@@ -69,27 +69,20 @@ def promise_of(column: Column, mask: Mask, maps: Mapping[str, Mapping[str, str]]
     """What every value a role sees satisfies, as Snowflake SQL; empty where any may be."""
     name = column.name
     match mask.kind:
-        case "null":
-            return f"{name} is null"
         case "token" if column.duckdb_type == "VARCHAR":
             return f"regexp_like({name}, {literal(TOKEN_SHAPE.strip('^$'))})"
         case "year" if column.duckdb_type == "BIGINT":
             return f"({name} < 0 or mod({name}, 10000) = 101)"
-        case "year":
-            return f"{name} = date_trunc('year', {name})"
-        case "age_cap_90":
-            return f"{name} <= {OLDEST_AGE}"
         case "age_band":
             return f"regexp_like({name}, '[0-9]+-[0-9]+|{OLDEST_AGE}[+]')"
         case "zip3":
             return f"regexp_like({name}, '[0-9]{{3}}')"
-        case "category_map":
-            allowed = ", ".join(literal(v) for v in sorted(set(maps[mask.argument].values())))
-            return f"{name} in ({allowed})"
         case "round":
             return f"mod({name}, {mask.argument}) = 0"
-        case _:
+        case "json_keys":
             return ""
+        case _:
+            return holds(column, mask, name, maps)
 
 
 def shown(column: Column, mask: Mask) -> str:
