@@ -109,7 +109,6 @@ def teller(name: str, text: Callable[[str], str] = str, *, to: TextIO | None = N
     """How a process that goes on says what it does: a line for people, or a record of a logger.
 
     Args:
-        name: of the logger.
         text: what people see of a line.
         to: where they see it; None for standard output.
     """

@@ -88,7 +88,6 @@ def build_app(
     """The gateway as an ASGI application.
 
     Args:
-        limits: of one query.
         hosts: names it answers to; a page of another site that points its name here is refused.
         at_once: how many queries run at a time, of one user one fewer; others wait, users in turn.
         metrics: what is read at `/metrics`; None where there are none.

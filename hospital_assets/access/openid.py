@@ -126,7 +126,6 @@ class Provider:
         """Send a browser to the provider. What comes back counts only from that browser, once, for ten minutes.
 
         Args:
-            request: of the browser.
             following: the page that was asked for.
 
         Raises:

@@ -124,7 +124,6 @@ def run(app: Starlette, address: Address, *, graceful_seconds: int) -> None:
     """Answer until ended; a certificate that is renewed meanwhile is taken for new connections.
 
     Args:
-        app: what answers.
         address: where; checked before.
         graceful_seconds: how long running requests are waited for at the end.
     """

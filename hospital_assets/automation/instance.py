@@ -25,11 +25,7 @@ _SCHEME = "postgresql+psycopg2://"
 
 
 def scratch_instance(home: Path) -> dg.DagsterInstance:
-    """An instance in a folder of its own, for runs whose events are read from their results.
-
-    Args:
-        home: the folder; the caller removes it.
-    """
+    """An instance in a folder of its own, for runs whose events are read from their results."""
     _configure(home, "storage-scratch.yaml")
     return dg.DagsterInstance.from_config(str(home))
 

@@ -212,8 +212,6 @@ def execute(
     """A run in this process; its failures are in its result.
 
     Args:
-        job: what to run.
-        instance: where the run is recorded.
         days: the partitions, as `over` makes them.
         selection: some of the job's tables; default all.
         run_id: the run's own id; default a new one.

@@ -18,7 +18,6 @@ def sankey(spec: dict[str, Any], width: int = 1300, height: int = 360) -> str:
     Args:
         spec: `columns`, each with `name` and `nodes` (`name`, `value`), and `flows`: `column` they start
             in, `start` and `end` (places of their nodes), `value`, `style`.
-        width: of the drawing.
     """
     columns = spec["columns"]
     total = sum(node["value"] for node in columns[0]["nodes"])

@@ -124,7 +124,6 @@ def columns_drifted(
     """Name the columns of landed files that have changed.
 
     Args:
-        name: of the check.
         verdicts: the changes it is about, see `drift`.
         what: it finds, in words.
     """

@@ -104,7 +104,6 @@ def in_use(profiles: Mapping[str, Profile], landed: Collection[str]) -> list[Pro
     """The profiles that have landed something.
 
     Args:
-        profiles: all.
         landed: names of the profiles in the ledger.
     """
     return [profile for name, profile in profiles.items() if name in landed]

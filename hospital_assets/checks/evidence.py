@@ -82,7 +82,6 @@ def results(
     """Evaluate the checks of a table in a step, keep every single result, and show them with their evidence.
 
     Args:
-        context: of the step.
         frames: it and the tables that the check reads, by name.
         check: see `findings.evaluated`.
     """

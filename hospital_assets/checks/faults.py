@@ -424,7 +424,6 @@ def failed_kinds(table: str, tables: Tables, as_of: datetime, kinds: Collection[
     """Names of the kinds that fail on a table.
 
     Args:
-        table: which.
         tables: it and what it is compared with.
         kinds: those to evaluate; a missing column would stop the others.
     """

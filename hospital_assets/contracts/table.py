@@ -341,8 +341,6 @@ class Table(pa.DataFrameModel):
         A base's columns are its subclasses', and so are its layer, key, partitioning and order until they say others.
 
         Args:
-            name: of the table.
-            layer: its layer.
             grain: what one row is.
             key: columns that identify a row.
             columns: the other columns, by name; what each is, its field says.
@@ -356,7 +354,6 @@ class Table(pa.DataFrameModel):
                 the rows that pool everything.
             needs: inputs (`subject.column`, or a whole subject) without which a figure cannot be computed; rows of
                 sources that do not deliver them are left out as `undelivered` (`assets.facts.undelivered`).
-            kwargs: Pandera's own.
 
         Raises:
             ValueError: a column that has no field, or a clause about a column that is not the table's.

@@ -129,7 +129,6 @@ def create_app(dashboard: Dashboard, metrics: Metrics | None = None) -> Starlett
     """The ASGI application.
 
     Args:
-        dashboard: its parts.
         metrics: what is read at `/metrics`; None where there are none.
     """
     app = Starlette(

@@ -335,8 +335,6 @@ def series(
     Args:
         x: labels, ISO dates where they are days.
         lines: see `line`.
-        unit: of the values.
-        digits: decimals shown.
         bands: name, low, high, style.
         rules: name, value, style: horizontal lines; with `since`, from that x on.
         zero: whether the axis starts at 0.

@@ -185,7 +185,6 @@ def over_time(
     Args:
         where: the slice; its grain decides.
         daily: a query with one row for each `day` from $first to $last, which are bound to all days there are.
-        figures: what to follow.
         totals: columns of the total, as SQL over the rows of `daily`.
         **values: bound, besides the slice.
     """
@@ -254,7 +253,6 @@ def average(sums: str, n: str) -> str:
     """An average as SQL: a sum over the n of the rows that have one; where few patients are protected some have none.
 
     Args:
-        sums: column of the sums.
         n: of how many, as SQL.
     """
     return f"sum({sums}) / nullif(sum({n}) filter ({sums} is not null), 0)"
@@ -319,7 +317,6 @@ def of_hospital(mart: Mart, where: Slice, table: str, columns: str, then: str = 
     """A query over the rows of a KPI table of the whole period that are about the slice's hospital (or all).
 
     Args:
-        table: the KPI table.
         columns: what is selected.
         then: further conditions, order.
     """

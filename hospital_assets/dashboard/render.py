@@ -128,7 +128,6 @@ def table_rows(figure: Figure, where: Slice, as_cards: bool = False) -> Markup:
     """The rows of a data table; a page has thousands of cells, too many for a template's loop.
 
     Args:
-        figure: whose table.
         where: the slice, for links.
         as_cards: each cell names its column, so that a telephone can show a row as a card.
     """

@@ -84,7 +84,6 @@ def open_mart(data_dir: Path, audience: str, baselines_from: tuple[date, ...] = 
 
     Args:
         data_dir: where publications are.
-        audience: whose.
         baselines_from: days from which limits of chance are computed anew.
 
     Raises:

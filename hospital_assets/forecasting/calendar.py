@@ -77,8 +77,6 @@ def public_holidays(calendar: str, first_year: int, last_year: int) -> dict[date
 
     Args:
         calendar: as `holiday_calendar` gives it; an empty one has no holidays.
-        first_year: the first year.
-        last_year: the last year.
     """
     if not calendar:
         return {}

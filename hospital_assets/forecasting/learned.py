@@ -128,11 +128,8 @@ def came(visits: Visits, care: Care, first: float, last: float, rng: np.random.G
     seen would have waited, the level of who was not triaged.
 
     Args:
-        visits: all there are.
-        care: what patients are like.
         first: arrivals from this hour on; times of the result count from it.
         last: until this hour.
-        rng: for what is drawn.
     """
     rows = np.flatnonzero((visits.arrival >= first) & (visits.arrival < last))
     arrival, level = visits.arrival[rows], visits.level[rows] - 1

@@ -179,7 +179,6 @@ def calendar_design(first: date, days: int, holidays: Mapping[date, str], featur
     """The design of all hours of consecutive days; rows in the order of days, then hours.
 
     Args:
-        holidays: public holidays by day.
         features: which there are.
     """
     dates = [first + timedelta(days=n) for n in range(days)]
@@ -255,7 +254,6 @@ def fit_calendar(first: date, counts: Array, hours: Array, holidays: Mapping[dat
     Args:
         counts: days x 24; NaN where nothing is known.
         hours: days x 24, hours that existed (or any other exposure).
-        holidays: public holidays by day.
     """
     days = len(counts)
     last = first + timedelta(days=days - 1)

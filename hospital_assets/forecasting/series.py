@@ -286,9 +286,7 @@ def series_of(
 
     Args:
         by_day: arrivals by local day, 24 each; days that are not there are missing.
-        last: the last day.
         stated_calendar: whose holidays it keeps, where the settings name them.
-        state: of the hospital.
         visits_band: of a year, as in `20000-39999`.
     """
     came = {day: hours for day, hours in by_day.items() if day <= last and hours.sum() > 0}

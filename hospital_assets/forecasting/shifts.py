@@ -105,8 +105,6 @@ def suggested(gains: Array, budget: int, rules: Rules, present: Roster | None = 
 
     Args:
         gains: hours of the week x doctors: what the first, second, ... doctor on in an hour is worth; falling.
-        budget: doctors' hours.
-        rules: to be kept to.
         present: the roster now: its shifts may stay though the rules no longer allow to plan such; they do stay
             where nothing (`KEPT_HOUR`) is gained by moving them.
 

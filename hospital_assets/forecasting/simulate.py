@@ -92,9 +92,7 @@ def drawn(rng: np.random.Generator, rates: Array, care: Care, day_dispersion: fl
     """Patients who could come.
 
     Args:
-        rng: what chance does.
         rates: mean arrivals by hour.
-        care: what they are like.
         day_dispersion: variance of the factor by which whole days are busier or quieter than expected.
     """
     days = -(-len(rates) // HOURS_PER_DAY)

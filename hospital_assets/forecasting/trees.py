@@ -65,7 +65,6 @@ def fit_trees(first: date, counts: Array, hours: Array, holidays: Mapping[date, 
     Args:
         counts: days x 24; NaN where nothing is known.
         hours: days x 24, hours that existed.
-        holidays: public holidays by day.
     """
     import xgboost
 

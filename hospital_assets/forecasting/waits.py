@@ -67,7 +67,6 @@ def simulated(ahead: Ahead, limit: float, replicates: int = REPLICATES) -> Bands
     Args:
         ahead: what is known.
         limit: mean waits over this are long, in hours.
-        replicates: how many times.
     """
     shifts = sorted(ahead.shifts)
     means = np.empty((replicates, HOURS_AHEAD))

@@ -132,7 +132,6 @@ def _of_header(
     """Our columns that a CSV header delivers under another name, or not at all.
 
     Args:
-        spec: the subject's declaration.
         header: the columns of the file.
         names: our column -> the names a source may give it, the usual one first.
         ever: our columns that any file of the feed has delivered.

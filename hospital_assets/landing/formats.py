@@ -48,7 +48,6 @@ def normaliser(name: str, names: frozenset[str] = frozenset()) -> Normaliser | N
     """The normaliser of a profile's `format`; None for formats that are read as they are.
 
     Args:
-        name: the format.
         names: source names that the profile uses; a normaliser may leave out the rest of a record.
 
     Raises:

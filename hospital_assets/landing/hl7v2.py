@@ -608,7 +608,6 @@ def iso_time(value: str, offset_by_default: str = "") -> str:
     A year or a month alone is no day, so it stays as it is, too.
 
     Args:
-        value: the timestamp.
         offset_by_default: the offset, as in `-05:00`, of a time that states none.
     """
     match = _TIMESTAMP.fullmatch(value.strip())

@@ -205,7 +205,6 @@ def _cut(
     Args:
         lines: without line ends.
         kind: of a line; each has files of its own.
-        spool: where to.
         stem: how the files' names begin.
         most_bytes: of all files that begin at the same line.
         with_numbers: write the number of the line and a tab before each, and no blank line; else its

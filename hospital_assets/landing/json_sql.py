@@ -296,7 +296,6 @@ def json_query(names: Sequence[str], spec: Subject, checked: str) -> JsonQuery:
 
     Args:
         names: the columns wanted.
-        spec: its declaration.
         checked: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
             and `is_sound`, whether that is a JSON object.
     """

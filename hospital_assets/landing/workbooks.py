@@ -118,7 +118,6 @@ def _with_one_header(rows: list[list[str]], merged: Sequence[Range] | None, spec
     """Rows with the names of a header over several joined on the last of them.
 
     Args:
-        rows: of the sheet.
         merged: first and last cell of each range of merged cells, as (row, column) from 0.
         spec: says where the header is.
     """

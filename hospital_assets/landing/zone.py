@@ -232,7 +232,6 @@ class LandingZone:
         """Records of one profile's files of a subject, dated where the subject is.
 
         Args:
-            subject: what is read.
             files: ledger rows of the files to read.
             ledger: of all files, for what is looked up.
             for_dates: leave out the lookups that have nothing to do with a record's day.

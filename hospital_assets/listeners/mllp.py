@@ -332,7 +332,6 @@ class Listener:
         """Listen until asked to stop, then answer what has arrived and finish the files.
 
         Args:
-            stop: ends it.
             ready: called with the address and the port once connections are accepted.
 
         Raises:
@@ -525,7 +524,6 @@ def listen(
     """Run a listener in this process until it is stopped.
 
     Args:
-        options: how.
         stopped: arranges that the event is set when the process is asked to end.
         ready: called with address and port once connections are accepted.
 

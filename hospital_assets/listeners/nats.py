@@ -40,7 +40,6 @@ def listen_nats(
     """Land a stream's messages until stopped.
 
     Args:
-        stream: the JetStream stream.
         servers: as nats://host:port, several with commas.
         landing: where to, and how far it is.
         stop: ends it; what is held lands first.

@@ -574,7 +574,6 @@ def run_signal(job: str, run_id: str, failed_steps: Sequence[str] | None, ended:
     """How a job's newest run ended.
 
     Args:
-        job: its name.
         run_id: of the run, for those who look.
         failed_steps: None when it succeeded. Their messages stay in Dagster: they might quote a value.
         ended: when.

@@ -94,8 +94,6 @@ def check_leaks(
     Args:
         warehouse: whose connection sees the publication, too, and the tables of tokens.
         policy: what was to be done.
-        audience: who is to have it.
-        tables: what was written.
     """
     connection = warehouse.connection
     promised = [promise for table in tables for promise in _promises(policy, audience, table)]

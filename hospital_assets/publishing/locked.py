@@ -9,7 +9,6 @@ def locked_connection(file: str, memory_limit: str, threads: int) -> duckdb.Duck
     """Open a file: read-only, no access to anything outside, no extensions, configuration locked, in UTC.
 
     Args:
-        file: a DuckDB file.
         memory_limit: as in `512MB`; what needs more fails, it does not spill.
         threads: of the engine. Every open of a file in one process must name the same limits.
     """

@@ -42,10 +42,8 @@ def masked(column: Column, mask: Mask, source: str, maps: Mapping[str, Mapping[s
     """The SQL expression of a masked column.
 
     Args:
-        column: of the contract.
         mask: not `drop` and not `token`: those have no expression of their own.
         source: the column, as it is called in the statement.
-        maps: of the policy.
         on: the day ages are counted to, for birth years.
     """
     kind = column.duckdb_type
@@ -100,10 +98,8 @@ def holds(column: Column, mask: Mask, name: str, maps: Mapping[str, Mapping[str,
     """What every published value of a masked column satisfies, as SQL; empty where any value may be.
 
     Args:
-        column: of the contract.
         mask: what was to be done; what a token is, only the map of tokens knows.
         name: the published column, quoted.
-        maps: of the policy.
     """
     match mask.kind:
         case "null":

@@ -158,7 +158,6 @@ def read_manifest(folder: Path, *keys: str) -> dict[str, Any]:
     """What a version says of itself.
 
     Args:
-        folder: of the version.
         keys: what it must have, besides what every manifest has.
 
     Raises:
@@ -342,7 +341,6 @@ def publish_all(
         key: gives the pseudonym key; asked only when tokens or rounding need one.
         published_at: the wall clock; names the versions.
         data_as_of: the hospital's time; ages are counted to its year.
-        run_id: the run that publishes.
         act: audits that a version is to count.
 
     Raises:

@@ -26,7 +26,6 @@ def recompute_limits(connection: duckdb.DuckDBPyConnection, table: str, kind: st
 
     Args:
         connection: holds `temp.protected_<table>`, with its rounded counts.
-        table: whose copy it is.
         kind: a key of `LIMITS`.
     """
     name = f"temp.{quoted(f'protected_{table}')}"

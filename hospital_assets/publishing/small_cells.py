@@ -211,9 +211,7 @@ def protect_small_cells(
     """Let protected tables be read from protected copies (temporary tables).
 
     Args:
-        connection: the warehouse's.
         policy: what is done to which table.
-        tables: what is to be published.
         secret: decides what is rounded up and what down, the same way in every version, so that
             publishing often tells nothing more.
 

@@ -262,7 +262,6 @@ def digest_of(rows: duckdb.DuckDBPyRelation, contract: Contract) -> str:
 
     Args:
         rows: with at least the contract's columns.
-        contract: names them.
     """
     values = ", ".join(map(quoted, contract.column_names))
     ((count, digest),) = rows.aggregate(f"count(*), sum(hash({values})::hugeint)").fetchall()

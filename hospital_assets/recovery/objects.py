@@ -260,7 +260,6 @@ def fetch(
 
     Args:
         folder: of the backups.
-        name: of the object.
         stored: what it must be as it lies there.
         target: the file; an empty folder is made for it.
         identities: open what is sealed.

@@ -316,7 +316,6 @@ def said_in_objects(
         records: those asked for.
         source: how they are read.
         person: who is looked for; a reference that does not say to what it leads may be to them.
-        connection: any.
     """
     pieces = [text.of(record) for record in records]
     lines = [

@@ -246,7 +246,6 @@ def planned_doctors(rng: np.random.Generator, usual: int, share: float) -> np.nd
     """How many doctors are planned for each of a day's shifts.
 
     Args:
-        rng: what is left to chance.
         usual: doctors of a day.
         share: of them, so many more (or fewer).
     """

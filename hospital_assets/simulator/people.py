@@ -107,7 +107,6 @@ def record_versions(
 
     Args:
         faker: for new streets and names.
-        pool: the patients.
         first_seen: index, arrival (UTC second of the first visit), hospital_id.
         end: UTC second after the last simulated one.
 

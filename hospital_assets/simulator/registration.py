@@ -21,8 +21,6 @@ def write_reference_data(landed: feeds.Landed, network: Network, ahead: pl.DataF
     """Hospitals, departments, doctors, and the roster: who is ill stays in it, who comes from the bank is added.
 
     Args:
-        landed: takes the feeds.
-        network: what there is.
         ahead: the roster of the days after the window, as far as it is known by `end`.
         window: the days (since 1970).
         end: nothing is known after it (UTC seconds).

@@ -69,7 +69,6 @@ def simulate(
             hour) and `roster.parquet` (shifts as planned and as worked).
         scale: multiplies visits, staff and beds; 1 is about 1,370 visits a day.
         seed: decides everything else.
-        clean: without dirt.
     """
     if (landing / "native").exists():
         shutil.rmtree(landing / "native")
@@ -99,8 +98,6 @@ def feed_network(
     """Give every record of a network to `landed`; returns counts, and the truth.
 
     Args:
-        landed: takes the feeds.
-        clean: without dirt.
         live_from: from this moment (UTC seconds), visits are recorded at each of their stages and
             not only when they are over.
     """

@@ -59,11 +59,8 @@ def land_archive(
     that have changed take the place of the older ones, one by one. Who is killed does it again from the beginning.
 
     Args:
-        profile: whose files they are.
         memory: of what has landed.
-        worker: reads the archive.
         inside: the archive's path below the profile's folder, and that of the folder of its files.
-        packed: the archive.
         room: a folder, not there yet, on the same disk as the landing folder.
         is_by_hand: land also what had landed and is not there as it was.
 

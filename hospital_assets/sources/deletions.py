@@ -124,7 +124,6 @@ def write_rows(source: Path, target: Path, numbers: Sequence[int], *, is_kept: b
     """Write some rows of a Parquet file, or all but these, as they are.
 
     Args:
-        source: the file.
         target: the file to write.
         numbers: of rows, from 0, in order.
         is_kept: whether these are written, or the others.

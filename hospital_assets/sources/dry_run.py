@@ -198,8 +198,6 @@ def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
     """What one of our columns is read from, in words.
 
     Args:
-        spec: the declaration.
-        column: our column.
         header: the columns of the file; of formats other than CSV, they do not matter.
     """
     if column in spec.constants:

@@ -233,8 +233,6 @@ class Memory:
         """A look has ended.
 
         Args:
-            source: the profile.
-            pulled: what it came to.
             at: when.
             complete_at: when it began, where nothing is left to do of what it found.
             listed_all_at: when everything was listed last; without it, the next look lists everything.

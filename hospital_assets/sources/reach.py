@@ -50,7 +50,6 @@ def reach(
     """Look at sources, all at once.
 
     Args:
-        sources: by name.
         environment: says who asks.
         seconds: how long it may take; a source that has not answered by then is given up, not waited for.
     """

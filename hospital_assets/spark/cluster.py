@@ -29,7 +29,6 @@ def standalone_cluster(workers: int = 2, memory: str = "1g") -> Iterator[str]:
     """Start a master and workers with a core each on loopback; stop them at the end.
 
     Args:
-        workers: how many.
         memory: what each may give to executors.
 
     Yields:

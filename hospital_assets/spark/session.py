@@ -145,7 +145,6 @@ def configuration(
     """The Spark configuration for a master.
 
     Args:
-        master: where Spark runs.
         more: settings that win over ours, but not over what the dialect relies on.
         stated: settings that Spark reads itself (`stated_defaults`), of which we then say nothing.
     """

@@ -133,7 +133,6 @@ def start(
     """Start the stream.
 
     Args:
-        session: where it runs.
         lines: from `from_files` or `from_kafka`.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.

@@ -349,7 +349,6 @@ def translated(column: str, table: Mapping[str, str]) -> nw.Expr:
     """A text column translated; case and surrounding blanks do not matter, null where nothing fits.
 
     Args:
-        column: the text column.
         table: text in capitals, trimmed -> what it means.
     """
     written = nw.col(column)
@@ -377,7 +376,6 @@ def mapped(
 
     Args:
         column: the text column, and what code maps call it.
-        domain: our codes.
         standard: landed code -> our code, as every source may say it; profiles come first.
         landed: the text column, where it is called otherwise.
     """

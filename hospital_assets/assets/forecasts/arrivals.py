@@ -104,7 +104,6 @@ def forecasts(
     Args:
         arrivals: kpi_arrivals_hourly, of any days; what lies after an as-of day is not used for it.
         triaged: see `triaged_by_hour`.
-        as_of: the as-of days.
         now: the hospital's time; a day that is not over there is no as-of day.
         calendars: hospital -> whose holidays it keeps, where the settings name them.
         challengers: methods besides the two rivals.

@@ -52,7 +52,6 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
     """Forecasts of all departments from each of some as-of days.
 
     Args:
-        as_of: the as-of days.
         stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
         departments: hospital_id, department_name and bed_capacity of each as it is now.
     """

@@ -146,7 +146,6 @@ def suggestions(
     Args:
         ahead: the rows of forecast_arrivals_daily that ship, of the seven days after each as-of day.
         arrivals: kpi_arrivals_hourly; of this and the next two, what lies after an as-of day is not used for it.
-        rules: of the rosters.
         mapped: how the departments are planned, one by one or at the same time.
     """
     from hospital_assets.forecasting.staffing import plan

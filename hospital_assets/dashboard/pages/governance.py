@@ -37,7 +37,6 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
     """Who may see what, what is published, what is kept how long, what figures mean, who looked.
 
     Args:
-        mart: the viewer's publication.
         now: the wall clock.
     """
     policy = load_policy(settings)
@@ -171,7 +170,6 @@ def retention_queue(
         policy: how long versions and how many snapshots are kept.
         looks: the audit, which says what erasures were begun and finished.
         now: the wall clock.
-        audiences: whose publications.
 
     Returns:
         rows with what, which, count, since, due, how and is_due.

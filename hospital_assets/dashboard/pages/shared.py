@@ -324,14 +324,10 @@ def plain_table(
     """Rows as they are, under headings made of their names.
 
     Args:
-        figure_id: of the figure.
-        title: its message.
         subtitle: measure and how to read it.
-        rows: to be shown.
         columns: name -> decimals, None for text; those that the rows have are shown.
         span: columns of twelve.
         bar: column that is drawn as a bar, too.
-        note: a caveat.
     """
     if not rows:
         return empty(figure_id, title, "Nothing", span)

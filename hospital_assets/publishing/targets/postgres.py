@@ -192,7 +192,6 @@ def grant_login(connection: Connection, policy: Policy, login: str, audience: st
     Args:
         connection: of a role that may create roles; something must have been loaded.
         policy: says which roles there are.
-        login: its name.
         audience: `analyst`, `doctor-H1`, ...
 
     Raises:

@@ -50,7 +50,6 @@ def render(model: Model, source: str = DEFAULT_SOURCE) -> dict[str, str]:
     """The files of a project, by path.
 
     Args:
-        model: of the publication.
         source: the folder of all publications as Power BI sees it, or `postgresql://SERVER[:PORT]/DATABASE`.
 
     Raises:

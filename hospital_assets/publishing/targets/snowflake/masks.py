@@ -18,7 +18,6 @@ def mask_sql(mask: Mask, kind: str, value: str, maps: Mapping[str, Mapping[str, 
         mask: not `token`, which is a column of its own.
         kind: the contract's DuckDB type.
         value: the column, as it is called in the expression.
-        maps: of the policy.
     """
     oldest = f"(year(current_date()) - {OLDEST_AGE})"
     match mask.kind:
