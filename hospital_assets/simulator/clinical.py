@@ -137,9 +137,7 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
     severity = np.maximum(base[index] * np.exp(-0.12 * number) + rng.normal(0, 0.25, n), -0.6)
     child = (visits["group"].to_numpy() == CHILD)[index]
     copd = (visits["pre_existing_condition"].to_numpy() == "COPD")[index]
-    fever = (visits["complaint"].to_numpy() == "fever")[index] | (visits["complaint"].to_numpy() == "cough and fever")[
-        index
-    ]
+    fever = visits["complaint"].is_in(["fever", "cough and fever"]).to_numpy()[index]
     oxygen = (severity > 1.4) & (rng.random(n) < 0.7)
     spo2 = np.clip(97.6 - 2.1 * np.maximum(severity, 0) - 3.5 * copd + 2.0 * oxygen + rng.normal(0, 1.0, n), 70, 100)
     systolic = np.clip(
@@ -177,13 +175,7 @@ def vitals(rng: np.random.Generator, visits: pl.DataFrame, end: int) -> pl.DataF
             "consciousness": acvpu,
             "on_oxygen": oxygen,
             "spo2_scale": np.where(copd, 2, 1),
-            "gcs": pl.Series(
-                np.where(
-                    acvpu == "A",
-                    15,
-                    np.where(acvpu == "C", 14, np.where(acvpu == "V", 12, np.where(acvpu == "P", 8, 4))),
-                )
-            ),
+            "gcs": pl.Series(np.select([acvpu == kind for kind in "ACVP"], [15, 14, 12, 8], 4)),
             "pain": pl.Series(
                 np.where(rng.random(n) < 0.25, -1, np.clip(np.round(rng.normal(4, 2.5, n) - 0.4 * number), 0, 10))
             )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+_Value = Callable[[pl.DataFrame, np.random.Generator], pl.Series]
+
 
 @dataclass(frozen=True)
 class Spoil:
@@ -22,15 +24,13 @@ class Spoil:
         column: what it changes.
         expected: quarantine, correct, flag, duplicate or keep.
         value: the spoiled text, from the frame of chosen records and randomness.
-        fits: which records it can happen to; None means all that have a value.
     """
 
     kind: str
     rate: float
     column: str
     expected: str
-    value: Callable[[pl.DataFrame, np.random.Generator], pl.Series]
-    fits: pl.Expr | None = None
+    value: _Value
 
 
 DIRT_COLUMNS = ("_kind", "_column", "_true", "_landed", "_expected")
@@ -56,13 +56,11 @@ _BLOOD_SPELLINGS = {
 _SEX_SPELLINGS = {"male": ["M", "Male ", "m", "MALE"], "female": ["F", "f", "Female", "FEMALE "]}
 
 
-def _one_of(*values: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _one_of(*values: str) -> _Value:
     return lambda frame, rng: pl.Series(rng.choice(np.array(values), frame.height).tolist(), dtype=pl.String)
 
 
-def _respelled(
-    column: str, spellings: dict[str, list[str]]
-) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _respelled(column: str, spellings: dict[str, list[str]]) -> _Value:
     def value(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
         draws = rng.random(frame.height)
         return pl.Series(
@@ -76,7 +74,7 @@ def _respelled(
     return value
 
 
-def _shifted(source: str, low: int, high: int) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _shifted(source: str, low: int, high: int) -> _Value:
     """The wall clock of another column, moved by some minutes."""
 
     def value(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
@@ -87,7 +85,7 @@ def _shifted(source: str, low: int, high: int) -> Callable[[pl.DataFrame, np.ran
     return value
 
 
-def _years_ahead(column: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _years_ahead(column: str) -> _Value:
     def value(frame: pl.DataFrame, rng: np.random.Generator) -> pl.Series:
         year = frame[column].str.slice(0, 4).cast(pl.Int64) + pl.Series(rng.integers(5, 20, frame.height))
         # 29 February exists in few of those years.
@@ -97,7 +95,7 @@ def _years_ahead(column: str) -> Callable[[pl.DataFrame, np.random.Generator], p
     return value
 
 
-def _american(column: str) -> Callable[[pl.DataFrame, np.random.Generator], pl.Series]:
+def _american(column: str) -> _Value:
     return lambda frame, rng: frame[column].str.to_datetime("%Y-%m-%d %H:%M:%S").dt.to_string("%m/%d/%Y %H:%M:%S")
 
 
@@ -134,17 +132,7 @@ def clean_frame(frame: pl.DataFrame) -> pl.DataFrame:
 def spoil(frame: pl.DataFrame, spoils: tuple[Spoil, ...], rng: np.random.Generator) -> pl.DataFrame:
     """Apply record-level dirt; a record carries at most one kind."""
     for kind in spoils:
-        fits = pl.col("_kind").is_null()
-        if kind.value is not _blank or kind.fits is not None:
-            fits &= kind.fits if kind.fits is not None else pl.col(kind.column).is_not_null()
-        else:
-            fits &= pl.col(kind.column).is_not_null()
-        possible = frame.select(fits.alias("fits"))["fits"].to_numpy()
-        # At least one of each kind, so that every situation can be seen.
-        chosen = possible & (rng.random(frame.height) < kind.rate)
-        if not chosen.any() and possible.any():
-            chosen[rng.choice(np.flatnonzero(possible))] = True
-        rows = np.flatnonzero(chosen)
+        rows = np.flatnonzero(choose(frame, kind.rate, rng, among=pl.col(kind.column).is_not_null()))
         if len(rows) == 0:
             continue
         picked = frame[rows]
@@ -178,12 +166,9 @@ def mark(frame: pl.DataFrame, hit: np.ndarray, kind: str, expected: str) -> pl.D
 
 
 def choose(frame: pl.DataFrame, rate: float, rng: np.random.Generator, *, among: pl.Expr | None = None) -> np.ndarray:
-    """Rows without dirt so far that a kind of the given rate happens to; at least one."""
-    possible = (
-        frame.select((pl.col("_kind").is_null() & (among if among is not None else pl.lit(True))).alias("p"))["p"]
-        .fill_null(False)
-        .to_numpy()
-    )
+    """Rows without dirt so far that a kind of the given rate happens to; at least one, so that each can be seen."""
+    fits = pl.col("_kind").is_null() & (pl.lit(True) if among is None else among)
+    possible = frame.select(p=fits.fill_null(False))["p"].to_numpy()
     chosen = possible & (rng.random(frame.height) < rate)
     if not chosen.any() and possible.any():
         chosen[rng.choice(np.flatnonzero(possible))] = True

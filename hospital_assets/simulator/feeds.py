@@ -16,10 +16,12 @@ import numpy as np
 import polars as pl
 
 from hospital_assets.simulator.dirt import DIRT_COLUMNS
-from hospital_assets.simulator.network import HOSPITALS
+from hospital_assets.simulator.network import HOSPITALS, NETWORK_ZONE
 
 CSV_CLOCK = "%Y-%m-%d %H:%M:%S"
 ISO_CLOCK = "%Y-%m-%dT%H:%M:%S%:z"
+#: File-level dirt: from a file's name and rows to the name and the bytes that are written.
+Alter = Callable[[str, pl.DataFrame], tuple[str, bytes]]
 
 
 @dataclass
@@ -39,61 +41,45 @@ class Landed:
         self.files += 1
         self.size += len(data)
 
-    def note_file(self, subject: str, kind: str, name: str, expected: str) -> None:
+    def note_file(self, subject: str, kind: str, name: str, expected: str, line: int | None = None) -> None:
         """Record file-level dirt."""
-        self.truth.append(
-            truth_frame(
-                [{"subject": subject, "kind": kind, "record_id": name, "file": f"native/{name}", "expected": expected}]
-            )
-        )
+        file = f"native/{name}"
+        noted = {"subject": subject, "kind": kind, "record_id": name, "file": file, "line": line, "expected": expected}
+        self.truth.append(truth_frame([noted]))
+
+    def send_beside(
+        self, subject: str, kind: str, name: str, mark: str, data: bytes, expected: str, line: int | None = None
+    ) -> None:
+        """Write and record a file that should not be there, beside the one whose name it bears with a mark."""
+        stem, _, ending = name.rpartition(".")
+        other = f"{stem}_{mark}.{ending}"
+        self.write(other, data)
+        self.note_file(subject, kind, other, expected, line)
 
     def csv_feed(
-        self,
-        subject: str,
-        frame: pl.DataFrame,
-        columns: Sequence[str],
-        record_id: str,
-        alter: Callable[[str, pl.DataFrame], tuple[str, bytes | None]] | None = None,
+        self, subject: str, frame: pl.DataFrame, columns: Sequence[str], record_id: str, alter: Alter | None = None
     ) -> None:
         """One CSV file a day, rows in the order of the frame.
 
         Args:
             subject: folder and file prefix.
             frame: text columns, `_day` (days since 1970) and the dirt columns.
-            columns: feed columns in order.
             record_id: column that identifies a record in the ground truth.
-            alter: file-level dirt: from name and rows to the name and bytes actually written
-                (None = as usual).
         """
-        frame = frame.sort("_day", maintain_order=True)
-        for (day,), rows in frame.partition_by("_day", as_dict=True, maintain_order=True).items():
+        parts = frame.sort("_day", maintain_order=True).partition_by("_day", as_dict=True, maintain_order=True)
+        for (day,), rows in parts.items():
             name = f"{subject}/{subject}_{_iso(day)}.csv"
-            body: bytes | None = None
-            if alter is not None:
-                name, body = alter(name, rows)
-            if body is None:
-                body = csv_bytes(rows.select(columns))
+            name, body = alter(name, rows) if alter else (name, csv_bytes(rows.select(columns)))
             self.write(name, body)
             _note(self, subject, rows, record_id, name, first_line=2)
 
-    def json_feed(
-        self,
-        subject: str,
-        frame: pl.DataFrame,
-        record_id: str,
-        alter: Callable[[str, list[str]], tuple[str, bytes | None]] | None = None,
-    ) -> None:
+    def json_feed(self, subject: str, frame: pl.DataFrame, record_id: str, alter: Alter | None = None) -> None:
         """JSON-lines files of six hours each; `_text` is the line, `_day` and `_part` the file."""
         frame = frame.sort("_day", "_part", maintain_order=True)
         parts = frame.partition_by("_day", "_part", as_dict=True, maintain_order=True)
         for (day, part), rows in parts.items():
             name = f"{subject}/{subject}_{_iso(day)}T{part * 6:02d}.json"
-            lines = rows["_text"].to_list()
-            body: bytes | None = None
-            if alter is not None:
-                name, body = alter(name, lines)
-            if body is None:
-                body = ("\n".join(lines) + "\n").encode()
+            name, body = alter(name, rows) if alter else (name, json_bytes(rows))
             self.write(name, body)
             _note(self, subject, rows, record_id, name, first_line=1)
 
@@ -129,6 +115,13 @@ def clock_text(seconds: str, hospital: str, pattern: str) -> pl.Expr:
     return pl.when(pl.col(seconds) >= 0).then(pl.coalesce(*texts))
 
 
+def six_hours(window: range) -> dict[str, pl.Expr]:
+    """The file of six hours that a record lands in: `_day` and `_part` of the day, cut by the network's clock."""
+    local = pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC").dt.convert_time_zone(NETWORK_ZONE)
+    day = local.dt.date().cast(pl.Int32).cast(pl.Int64)
+    return {"_day": day.clip(window[0], window[-1]), "_part": local.dt.hour() // 6}
+
+
 def local_day(seconds: str, hospital: str) -> pl.Expr:
     """The local calendar day of UTC seconds, as days since 1970."""
     return clock_text(seconds, hospital, "%Y-%m-%d").str.to_date().cast(pl.Int32).cast(pl.Int64)
@@ -162,6 +155,11 @@ def csv_bytes(frame: pl.DataFrame) -> bytes:
     return frame.write_csv(None).encode()
 
 
+def json_bytes(frame: pl.DataFrame) -> bytes:
+    """The lines of `_text`."""
+    return ("\n".join(frame["_text"]) + "\n").encode()
+
+
 def gzipped(data: bytes) -> bytes:
     """Gzip bytes that depend on the content only."""
     return gzip.compress(data, compresslevel=6, mtime=0)
@@ -171,24 +169,18 @@ def _iso(day: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=int(day))).isoformat()
 
 
-def dirty_files(
-    landed: Landed, subject: str, days: range, columns: Sequence[str], rng: np.random.Generator
-) -> Callable[[str, pl.DataFrame], tuple[str, bytes | None]]:
+def dirty_files(landed: Landed, subject: str, days: range, columns: Sequence[str], rng: np.random.Generator) -> Alter:
     """File-level dirt for a CSV feed: a few files arrive in another form."""
-    middle = list(days)[2:-2]
-    plan: dict[str, str] = {}
     kinds = ["gzip_file", "crlf_file", "bom_file"]
     kinds += {
         "er_visits": ["renamed_column", "renamed_column", "reordered_columns", "alien_file"],
         "patients": ["latin1_file", "missing_column"],
         "diagnoses": ["redelivered_file"],
     }.get(subject, [])
-    if len(middle) >= len(kinds):
-        for kind, day in zip(kinds, rng.permutation(middle)[: len(kinds)], strict=True):
-            plan[f"{subject}/{subject}_{_iso(int(day))}.csv"] = kind
+    plan = _plan(subject, kinds, days, ".csv", rng)
     extra_from = list(days)[len(days) * 40 // 60 if len(days) < 60 else 40]
 
-    def alter(name: str, rows: pl.DataFrame) -> tuple[str, bytes | None]:
+    def alter(name: str, rows: pl.DataFrame) -> tuple[str, bytes]:
         feed = rows.select(columns)
         if subject == "er_visits" and rows["_day"][0] >= extra_from and len(days) >= 10:
             feed = feed.with_columns(
@@ -196,98 +188,66 @@ def dirty_files(
             )
             landed.note_file(subject, "extra_column", name, "keep")
         kind = plan.get(name)
-        if kind is None:
-            return name, csv_bytes(feed)
-        if kind == "gzip_file":
-            name, body = f"{name}.gz", gzipped(csv_bytes(feed))
-        elif kind == "crlf_file":
-            body = csv_bytes(feed).replace(b"\n", b"\r\n")
-        elif kind == "bom_file":
-            body = b"\xef\xbb\xbf" + csv_bytes(feed)
-        elif kind == "latin1_file":
-            body = csv_bytes(feed).decode().encode("latin-1", errors="replace")
+        if kind == "alien_file":
+            # A picture that was saved under a feed's name, beside the real one.
+            picture = b"\x89PNG\r\n\x1a\n" + rng.bytes(400)
+            landed.send_beside(subject, kind, name, "scan", picture, "quarantine")
         elif kind == "renamed_column":
-            body = csv_bytes(feed.rename({"triage_level": "triage_acuity"}))
+            feed = feed.rename({"triage_level": "triage_acuity"})
         elif kind == "reordered_columns":
-            body = csv_bytes(feed.select(list(reversed(feed.columns))))
+            feed = feed.select(list(reversed(feed.columns)))
         elif kind == "missing_column":
-            body = csv_bytes(feed.drop("insurer"))
-        elif kind == "redelivered_file":
-            body = csv_bytes(feed)
-            again = name.replace(".csv", "_again.csv")
-            landed.write(again, body)
-            landed.note_file(subject, kind, again, "duplicate")
-            return name, body
-        else:  # alien_file: a picture that was saved under a feed's name, beside the real one
-            body = csv_bytes(feed)
-            alien = name.replace(".csv", "_scan.csv")
-            landed.write(alien, b"\x89PNG\r\n\x1a\n" + rng.bytes(400))
-            landed.note_file(subject, kind, alien, "quarantine")
-            return name, body
-        expected = "correct" if kind == "renamed_column" else "keep"
-        landed.note_file(subject, kind, name, expected)
-        return name, body
+            feed = feed.drop("insurer")
+        return _in_another_form(landed, subject, kind, name, csv_bytes(feed))
 
     return alter
 
 
-def dirty_json_files(
-    landed: Landed, subject: str, days: range, rng: np.random.Generator
-) -> Callable[[str, list[str]], tuple[str, bytes | None]]:
+def dirty_json_files(landed: Landed, subject: str, days: range, rng: np.random.Generator) -> Alter:
     """File-level dirt for a JSON feed: gzip, a byte-order mark, a torn file, an empty one, HTML."""
-    middle = list(days)[2:-2]
-    plan: dict[str, str] = {}
     kinds = ["gzip_file", "bom_file"]
     if subject == "vitals":
         kinds += ["torn_file", "empty_file", "alien_file", "redelivered_file"]
-    if len(middle) >= len(kinds):
-        for kind, day in zip(kinds, rng.permutation(middle)[: len(kinds)], strict=True):
-            plan[f"{subject}/{subject}_{_iso(int(day))}T12.json"] = kind
+    plan = _plan(subject, kinds, days, "T12.json", rng)
 
-    def alter(name: str, lines: list[str]) -> tuple[str, bytes | None]:
-        kind = plan.get(name)
-        if kind is None:
-            return name, None
-        body = ("\n".join(lines) + "\n").encode()
-        if kind == "gzip_file":
-            name, body = f"{name}.gz", gzipped(body)
-        elif kind == "bom_file":
-            body = b"\xef\xbb\xbf" + body
-        elif kind == "torn_file":
-            torn = name.replace(".json", "_torn.json")
-            cut = body[: len(body) - len(lines[-1]) // 2 - 1]
-            landed.write(torn, cut)
-            landed.truth.append(
-                truth_frame(
-                    [
-                        {
-                            "subject": subject,
-                            "kind": kind,
-                            "record_id": torn,
-                            "file": f"native/{torn}",
-                            "line": len(lines),
-                            "expected": "quarantine",
-                        }
-                    ]
-                )
-            )
-            return name, body
-        elif kind == "redelivered_file":
-            again = name.replace(".json", "_again.json")
-            landed.write(again, body)
-            landed.note_file(subject, kind, again, "duplicate")
-            return name, body
-        else:
-            odd = name.replace(".json", "_new.json")
-            content = (
-                b""
-                if kind == "empty_file"
-                else (b"<!DOCTYPE html>\n<html><body>\n<h1>Please sign in</h1>\n</body></html>\n")
-            )
-            landed.write(odd, content)
-            landed.note_file(subject, kind, odd, "quarantine")
-            return name, body
-        landed.note_file(subject, kind, name, "keep")
-        return name, body
+    def alter(name: str, rows: pl.DataFrame) -> tuple[str, bytes]:
+        kind, body = plan.get(name), json_bytes(rows)
+        if kind == "torn_file":
+            torn = body[: len(body) - len(rows["_text"][-1]) // 2 - 1]
+            landed.send_beside(subject, kind, name, "torn", torn, "quarantine", rows.height)
+        elif kind == "empty_file":
+            landed.send_beside(subject, kind, name, "new", b"", "quarantine")
+        elif kind == "alien_file":
+            page = b"<!DOCTYPE html>\n<html><body>\n<h1>Please sign in</h1>\n</body></html>\n"
+            landed.send_beside(subject, kind, name, "new", page, "quarantine")
+        return _in_another_form(landed, subject, kind, name, body)
 
     return alter
+
+
+def _plan(subject: str, kinds: Sequence[str], days: range, ending: str, rng: np.random.Generator) -> dict[str, str]:
+    """File name -> what happens to it; nothing on the first and last days, nor where days are too few."""
+    middle = list(days)[2:-2]
+    if len(middle) < len(kinds):
+        return {}
+    chosen = rng.permutation(middle)[: len(kinds)]
+    return {f"{subject}/{subject}_{_iso(day)}{ending}": kind for kind, day in zip(kinds, chosen, strict=True)}
+
+
+def _in_another_form(landed: Landed, subject: str, kind: str | None, name: str, body: bytes) -> tuple[str, bytes]:
+    """The name and bytes of a file after what happens to files of any content; records it."""
+    if kind == "redelivered_file":
+        landed.send_beside(subject, kind, name, "again", body, "duplicate")
+    elif kind == "gzip_file":
+        name, body = f"{name}.gz", gzipped(body)
+    elif kind == "crlf_file":
+        body = body.replace(b"\n", b"\r\n")
+    elif kind == "bom_file":
+        body = b"\xef\xbb\xbf" + body
+    elif kind == "latin1_file":
+        body = body.decode().encode("latin-1", errors="replace")
+    elif kind in (None, "alien_file", "empty_file", "torn_file"):
+        return name, body
+    if kind != "redelivered_file":
+        landed.note_file(subject, kind, name, "correct" if kind == "renamed_column" else "keep")
+    return name, body

@@ -95,7 +95,7 @@ class _Feed:
     def body(self, records: pl.DataFrame) -> bytes:
         if self.kind == "csv":
             return feeds.csv_bytes(records.select(self.columns))
-        return ("\n".join(records["_text"]) + "\n").encode()
+        return feeds.json_bytes(records)
 
 
 def _timed(frame: pl.DataFrame) -> pl.DataFrame:

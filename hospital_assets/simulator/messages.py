@@ -7,31 +7,18 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.simulator import dirt, feeds
 from hospital_assets.simulator.feeds import ISO_CLOCK, clock_text
-from hospital_assets.simulator.network import NETWORK_ZONE
+
+#: What the messages of this network say; classes of patients and parts of visits they do not know.
+_COLUMNS = [name for name in canonical_columns("adt_events") if name not in ("patient_class", "part_of_visit_id")]
 
 
 def write_events(
     landed: feeds.Landed, rng: np.random.Generator, visits: pl.DataFrame, window: range, end: int, clean: bool
 ) -> int:
     """ADT messages of every visit, with cancellations; all carry the start of their visit."""
-    base = visits.select(
-        "visit",
-        "visit_id",
-        "patient_id",
-        "hospital",
-        "hospital_id",
-        "arrival",
-        "departure",
-        "disposition",
-        "ward",
-        "bed_id",
-        "ward_from",
-        "ward_until",
-        "moves_to",
-        "moved_at",
-    )
     none = pl.lit(None, dtype=pl.String)
 
     def events(
@@ -57,8 +44,8 @@ def write_events(
         )
 
     emergency = pl.lit("Emergency")
-    admitted = base.filter(pl.col("ward").is_not_null())
-    home = base.filter(pl.col("ward").is_null())
+    admitted = visits.filter(pl.col("ward").is_not_null())
+    home = visits.filter(pl.col("ward").is_null())
     moved = admitted.filter(pl.col("moved_at") >= 0)
     last_ward = pl.coalesce("moves_to", "ward")
     after_ward = pl.Series(
@@ -70,7 +57,11 @@ def write_events(
     )
     parts = [
         events(
-            base, "A04", pl.col("arrival"), emergency, pl.format("{}-EMER-{}", "hospital_id", pl.col("visit") % 60 + 1)
+            visits,
+            "A04",
+            pl.col("arrival"),
+            emergency,
+            pl.format("{}-EMER-{}", "hospital_id", pl.col("visit") % 60 + 1),
         ),
         events(home, "A03", pl.col("departure"), emergency, none, pl.col("disposition")),
         events(admitted, "A06", pl.col("ward_from"), pl.col("ward"), pl.col("bed_id")),
@@ -92,9 +83,9 @@ def write_events(
     )
     parts.append(events(reopened, "A03", pl.col("departure") - 3000, emergency, none, pl.col("disposition")))
     parts.append(events(reopened, "A13", pl.col("departure") - 1500, emergency))
-    updates = base.filter(pl.Series(rng.random(base.height) < 0.02))
+    updates = visits.filter(pl.Series(rng.random(visits.height) < 0.02))
     parts.append(events(updates, "A08", pl.col("arrival") + 900, emergency))
-    parts.append(_cancelled(base, rng, events))
+    parts.append(_cancelled(visits, rng, events))
     messages = pl.concat(parts).filter(pl.col("at") < end).sort("at", "visit", "event_type")
     n = messages.height
     messages = messages.with_columns(
@@ -109,28 +100,10 @@ def write_events(
     if not clean:
         messages = _spoiled_events(messages, rng)
         alter = feeds.dirty_json_files(landed, "adt_events", window, rng)
-    local = pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC").dt.convert_time_zone(NETWORK_ZONE)
     messages = messages.with_columns(
-        recorded_at=clock_text("recorded", "hospital", ISO_CLOCK),
-        _day=local.dt.date().cast(pl.Int32).cast(pl.Int64).clip(window[0], window[-1]),
-        _part=local.dt.hour() // 6,
+        recorded_at=clock_text("recorded", "hospital", ISO_CLOCK), **feeds.six_hours(window)
     )
-    messages = messages.with_columns(
-        _text=pl.struct(
-            "message_id",
-            "event_type",
-            "visit_id",
-            "patient_id",
-            "prior_patient_id",
-            "hospital_id",
-            "department",
-            "bed_id",
-            "event_at",
-            "visit_start_at",
-            "recorded_at",
-            "discharge_disposition",
-        ).struct.json_encode()
-    )
+    messages = messages.with_columns(_text=pl.struct(_COLUMNS).struct.json_encode())
     if not clean:
         messages = dirt.late(messages, 0.005, "late_message", 4, window[-1], rng)
         messages = dirt.repeated(messages, 0.005, "duplicate_message", window[-1], rng)
@@ -140,9 +113,9 @@ def write_events(
     return n
 
 
-def _cancelled(base: pl.DataFrame, rng: np.random.Generator, events: Callable[..., pl.DataFrame]) -> pl.DataFrame:
+def _cancelled(visits: pl.DataFrame, rng: np.random.Generator, events: Callable[..., pl.DataFrame]) -> pl.DataFrame:
     """Registrations made by mistake: an A04 and its A11; no visit follows."""
-    wrong = base.filter(pl.Series(rng.random(base.height) < 0.003)).with_columns(
+    wrong = visits.filter(pl.Series(rng.random(visits.height) < 0.003)).with_columns(
         visit_id=pl.format("X{}", pl.col("visit").cast(pl.String).str.zfill(8)), arrival=pl.col("arrival") + 120
     )
     emergency = pl.lit("Emergency")

@@ -8,7 +8,6 @@ import polars as pl
 from hospital_assets.landing.profile import SCORED
 from hospital_assets.simulator import dirt, feeds
 from hospital_assets.simulator.feeds import ISO_CLOCK, clock_text
-from hospital_assets.simulator.network import NETWORK_ZONE
 
 
 def write_vitals(
@@ -36,12 +35,9 @@ def write_vitals(
     sets = sets.with_columns(
         measured_at=clock_text("measured", "hospital", ISO_CLOCK),
         recorded_at=clock_text("recorded", "hospital", ISO_CLOCK),
-        _local=pl.from_epoch("recorded", time_unit="s").dt.replace_time_zone("UTC").dt.convert_time_zone(NETWORK_ZONE),
-    ).with_columns(
-        _day=pl.col("_local").dt.date().cast(pl.Int32).cast(pl.Int64).clip(window[0], window[-1]),
-        _part=pl.col("_local").dt.hour() // 6,
+        **feeds.six_hours(window),
     )
-    sets = dirt.clean_frame(sets.drop("_local"))
+    sets = dirt.clean_frame(sets)
     alter = None
     if not clean:
         sets = _spoiled_vitals(sets, rng)

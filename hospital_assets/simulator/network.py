@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from faker import Faker
 
+from hospital_assets.landing.profile import canonical_columns
+
 EPOCH = date(1970, 1, 1)
 #: Whose days the files of monitors and of the interface engine are cut by.
 NETWORK_ZONE = "America/Chicago"
@@ -120,7 +122,7 @@ def build_network(
             (h, name, city, state, zone, str(level), _band(share * VISITS_PER_DAY * 365 * scale))
             for h, (name, city, state, zone, level, share) in HOSPITALS.items()
         ],
-        schema=["hospital_id", "hospital_name", "city", "state", "time_zone", "trauma_level", "annual_ed_visits_band"],
+        schema=canonical_columns("hospitals"),
         orient="row",
     )
     departments, beds = _departments(rng, start, days, scale)
@@ -152,11 +154,7 @@ def _departments(
                     capacity = max(2, round(capacity * rng.choice([0.85, 0.9, 1.1, 1.2])))
                 rows.append((f"{hospital}-{code}", hospital, name, str(capacity), str(stay), effective.isoformat()))
                 beds.setdefault((hospital, name), []).append((midnight_utc(effective, zone), capacity))
-    frame = pl.DataFrame(
-        rows,
-        schema=["department_id", "hospital_id", "department_name", "bed_capacity", "mean_stay_hours", "effective_date"],
-        orient="row",
-    )
+    frame = pl.DataFrame(rows, schema=canonical_columns("departments"), orient="row")
     return frame, beds
 
 
@@ -180,20 +178,7 @@ def _doctors(rng: np.random.Generator, faker: Faker, scale: float) -> pl.DataFra
                     ).isoformat(),
                 )
             )
-    return pl.DataFrame(
-        rows,
-        schema=[
-            "doctor_id",
-            "hospital_id",
-            "department_id",
-            "first_name",
-            "last_name",
-            "specialty",
-            "npi",
-            "hired_date",
-        ],
-        orient="row",
-    )
+    return pl.DataFrame(rows, schema=canonical_columns("doctors"), orient="row")
 
 
 def doctors_needed(share: float, scale: float) -> int:

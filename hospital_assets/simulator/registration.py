@@ -39,12 +39,7 @@ def write_reference_data(landed: feeds.Landed, network: Network, ahead: pl.DataF
         shift_end=clock_text("end", "hospital", CSV_CLOCK),
         recorded_at=clock_text("recorded", "hospital", CSV_CLOCK),
     )
-    landed.csv_feed(
-        "doctor_shifts",
-        dirt.clean_frame(shifts),
-        ("shift_id", "doctor_id", "hospital_id", "department_id", "shift_start", "shift_end", "recorded_at"),
-        "shift_id",
-    )
+    landed.csv_feed("doctor_shifts", dirt.clean_frame(shifts), canonical_columns("doctor_shifts"), "shift_id")
 
 
 def write_patients(
@@ -110,9 +105,7 @@ def write_visits(
     departure_day = feeds.local_day("departure", "hospital")
     # What crosses midnight is first landed as it stood at the end of its day.
     crossing = visits.filter((arrival_day != departure_day) | (pl.col("departure") >= end))
-    day_ends = crossing.select(pl.col("visit"), _arrival_day=feeds.local_day("arrival", "hospital"))
-    midnights = _midnights(crossing.join(day_ends, on="visit"), end)
-    moments = crossing.join(midnights, on="visit")
+    moments = crossing.join(_midnights(crossing.with_columns(_arrival_day=arrival_day), end), on="visit")
     if live_from is not None:
         # Clocks of one visit may coincide.
         moments = pl.concat([moments, *_stages(visits, live_from)]).unique(
@@ -149,9 +142,8 @@ def write_visits(
     alter = None
     if not clean:
         # A closed record is final; spoiling an open one would be corrected by the next.
-        is_final = pl.col("departure") >= 0
-        final = records.filter(is_final & ~pl.col("visit").is_in(corrected["visit"].to_list()))
-        rest = records.filter(~(is_final & ~pl.col("visit").is_in(corrected["visit"].to_list())))
+        is_final = (pl.col("departure") >= 0) & ~pl.col("visit").is_in(corrected["visit"].to_list())
+        final, rest = records.filter(is_final), records.filter(~is_final)
         final = dirt.spoil(final, dirt.ER_VISITS, rng)
         final = dirt.late(final, 0.005, "late_record", 6, window[-1], rng)
         final = dirt.repeated(final, 0.006, "duplicate_row", window[-1], rng)
