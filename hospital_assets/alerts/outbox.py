@@ -225,31 +225,26 @@ class Outbox:
     def _open(self, signal: Signal, now: datetime) -> bool:
         identity = f"{signal.key}|{_text(signal.observed_at)}"
         alert_id = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        added = self._connection.execute(
-            "insert or ignore into alerts (alert_id, alert_key, rule, severity, state, hospital_id, "
-            "department_name, subject, summary, value, worst_value, threshold, unit, observed_at, "
-            "opened_at, last_seen_at) values (?, ?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                alert_id,
-                signal.key,
-                signal.rule,
-                signal.severity,
-                signal.hospital_id,
-                signal.department_name,
-                signal.subject,
-                signal.summary,
-                signal.value,
-                signal.value,
-                signal.threshold,
-                signal.unit,
-                _text(signal.observed_at),
-                _text(now),
-                _text(signal.observed_at),
-            ),
-        ).rowcount
-        if added:
+        same = {k: v for k, v in asdict(signal).items() if k not in ("observed_at", "is_raised", "is_correction")}
+        is_new = self._add(
+            "alerts",
+            alert_id=alert_id,
+            alert_key=signal.key,
+            state="open",
+            worst_value=signal.value,
+            observed_at=_text(signal.observed_at),
+            opened_at=_text(now),
+            last_seen_at=_text(signal.observed_at),
+            **same,
+        )
+        if is_new:
             self._tell(alert_id, "opened")
-        return bool(added)
+        return is_new
+
+    def _add(self, table: str, **values: object) -> bool:
+        """Add a row that may be there already; whether it was not."""
+        sql = f"insert or ignore into {table} ({', '.join(values)}) values ({', '.join('?' * len(values))})"
+        return self._connection.execute(sql, list(values.values())).rowcount > 0
 
     def _resolve(self, row: sqlite3.Row | None, now: datetime) -> None:
         if row is None:
@@ -283,19 +278,16 @@ class Outbox:
             if believed == event or (event == "resolved" and not notifier.says_resolved):
                 continue
             turn = f"{alert_id}-{event}-{row['occurrence_count']}"
-            self._connection.execute(
-                "insert or ignore into deliveries (delivery_id, alert_id, notifier, event, message, "
-                "created_at, next_attempt_at, silence_id) values (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    f"{turn}-{notifier.name}",
-                    alert_id,
-                    notifier.name,
-                    event,
-                    json.dumps(message_of(row, event)),
-                    wall,
-                    silence["until_at"] if silence else wall,
-                    silence["silence_id"] if silence else None,
-                ),
+            self._add(
+                "deliveries",
+                delivery_id=f"{turn}-{notifier.name}",
+                alert_id=alert_id,
+                notifier=notifier.name,
+                event=event,
+                message=json.dumps(message_of(row, event)),
+                created_at=wall,
+                next_attempt_at=silence["until_at"] if silence else wall,
+                silence_id=silence["silence_id"] if silence else None,
             )
 
     def _silence_of(self, row: sqlite3.Row, wall: str) -> sqlite3.Row | None:

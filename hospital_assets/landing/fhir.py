@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 #: Raised when the output changes, so that kept copies are made anew.
@@ -229,11 +229,7 @@ def _entry_lines(text: str, entry: _Entry, ids: dict[str, str], number: int) -> 
     if entry.resource is None:
         return [_line(_without_resource(entry.request), text[entry.begins : entry.ends], number)]
     record = text[slice(*entry.resource)]
-    body = _LAYOUT.sub(" ", record)
-    if ids:
-        body = _REFERENCE.sub(
-            lambda match: f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}", body
-        )
+    body = _resolved(_LAYOUT.sub(" ", record), ids) if ids else _LAYOUT.sub(" ", record)
     if entry.identity is None and entry.url:
         body = _with_members(body, {"id": _tail(entry.url)})
     return _apart(body, record, number)
@@ -249,19 +245,22 @@ def _apart(body: str, record: str, number: int) -> list[str]:
     ids = {"#": f"{whole.get('resourceType')}/{identity}"}
     ids |= {f"#{one.get('id')}": f"{one['resourceType']}/{identity}-{one.get('id')}" for one in inner}
 
-    def resolved(text: str) -> str:
-        return _REFERENCE.sub(
-            lambda match: f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}", text
-        )
-
-    made = [_line(resolved(body if "id" in whole else _with_members(body, {"id": identity})), record, number)]
+    named = body if "id" in whole else _with_members(body, {"id": identity})
+    made = [_line(_resolved(named, ids), record, number)]
     # The version of what is contained is that of what contains it.
     written = {"meta": whole["meta"]} if "meta" in whole else {}
     for place, one in enumerate(inner, start=1):
         kind = {"resourceType": one["resourceType"], "id": f"{identity}-{one.get('id')}"}
         text = json.dumps({**kind, **written, **one, **kind}, ensure_ascii=False)
-        made.append(_line(resolved(text), json.dumps(one, ensure_ascii=False), number + place))
+        made.append(_line(_resolved(text, ids), json.dumps(one, ensure_ascii=False), number + place))
     return made
+
+
+def _resolved(text: str, ids: Mapping[str, str]) -> str:
+    """A text whose references that are known lead to `Type/id`."""
+    return _REFERENCE.sub(
+        lambda match: f"{match[1]}{json.dumps(ids.get(match[2], match[2]), ensure_ascii=False)}", text
+    )
 
 
 def _contained(body: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:

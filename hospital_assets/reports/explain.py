@@ -151,11 +151,12 @@ def rows_behind(
 
 
 def _inputs(definitions: dg.Definitions, contract: Contract) -> list[str]:
-    asset = next(found for found in _tables(definitions) if dg.AssetKey(contract.name) in found.keys)
+    asset = next(found for found in tables_of(definitions) if dg.AssetKey(contract.name) in found.keys)
     return sorted(key.path[-1] for key in asset.keys_by_input_name.values())
 
 
-def _tables(definitions: dg.Definitions) -> list[dg.AssetsDefinition]:
+def tables_of(definitions: dg.Definitions) -> list[dg.AssetsDefinition]:
+    """The assets that are tables of contracts."""
     return [
         asset
         for asset in definitions.assets or ()
@@ -172,7 +173,9 @@ def _rows_of(
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     day = asked.day.isoformat() if asked.kpi.partitioned and asked.day else None
     selection = [dg.AssetKey(asked.kpi.name)]
-    dg.materialize(_tables(definitions), selection=selection, partition_key=day, resources=resources, run_config=quiet)
+    dg.materialize(
+        tables_of(definitions), selection=selection, partition_key=day, resources=resources, run_config=quiet
+    )
     parts = reader.contributions
     additive = [
         column.name

@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.reports.explain import tables_of
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
 from hospital_assets.warehouse.dialect import lazy, recorded_checkpoints, relation_of
 from hospital_assets.warehouse.lineage import Sources, column_sources, lineage_text
@@ -19,11 +20,7 @@ from hospital_assets.warehouse.lineage import Sources, column_sources, lineage_t
 
 def lineage_document(definitions: dg.Definitions, partition: str) -> str:
     """Run every transform over empty tables and read off the columns that each column comes from."""
-    tables = [
-        asset
-        for asset in definitions.assets or ()
-        if isinstance(asset, dg.AssetsDefinition) and all(key.path[-1] in CONTRACTS for key in asset.keys)
-    ]
+    tables = tables_of(definitions)
     # Raw tables come from files, not from columns.
     computed = [key for asset in tables for key in asset.keys if CONTRACTS[key.path[-1]].layer != "raw"]
     with _empty_warehouse() as warehouse, recorded_checkpoints() as checkpoints:
