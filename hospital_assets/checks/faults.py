@@ -34,7 +34,7 @@ class Fault:
 
     Attributes:
         kind: the kind of check that must notice.
-        says: what is done, in words.
+        description: what is done, in words.
         inject: from sound tables to those that are different.
     """
 
@@ -44,27 +44,47 @@ class Fault:
     inject: Callable[[Tables], dict[str, pl.DataFrame]]
 
 
-def _with(table: str, **columns: pl.Expr) -> Callable[[Tables], dict[str, pl.DataFrame]]:
-    return lambda tables: {table: tables[table].with_columns(**columns)}
+#: What stands in a spoiled column.
+_Value = pl.Expr | str | float | date | None
+_PLACE = pl.int_range(pl.len())
 
 
-def _some(column: str, spoiled: pl.Expr, every: int = 10) -> pl.Expr:
-    """A column, spoiled in every so-manieth row."""
-    is_hit = pl.int_range(pl.len()) % every == 0
-    return pl.when(is_hit).then(spoiled).otherwise(pl.col(column))
+def _with(table: str, columns: Mapping[str, _Value]) -> Callable[[Tables], dict[str, pl.DataFrame]]:
+    spoiled = {name: _expression(value) for name, value in columns.items()}
+    return lambda tables: {table: tables[table].with_columns(**spoiled)}
 
 
-def _first(column: str, spoiled: pl.Expr) -> pl.Expr:
-    return pl.when(pl.int_range(pl.len()) == 0).then(spoiled).otherwise(pl.col(column))
+def _expression(value: _Value) -> pl.Expr:
+    return value if isinstance(value, pl.Expr) else pl.lit(value, pl.Int64 if type(value) is int else None)
 
 
-def _twice(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
-    return lambda tables: {table: pl.concat([tables[table], tables[table].head(1)])}
+def _where(is_hit: pl.Expr, columns: Mapping[str, _Value]) -> dict[str, _Value]:
+    return {name: pl.when(is_hit).then(_expression(value)).otherwise(name) for name, value in columns.items()}
 
 
-def _row(table: str, **values: float | str | date) -> Callable[[Tables], dict[str, pl.DataFrame]]:
+def _all(kind: Kind, table: str, description: str, **columns: _Value) -> Fault:
+    """Columns, spoiled in every row."""
+    return Fault(kind, table, description, _with(table, columns))
+
+
+def _some(kind: Kind, table: str, description: str, every: int = 10, **columns: _Value) -> Fault:
+    """Columns, spoiled in every so-manieth row."""
+    return Fault(kind, table, description, _with(table, _where(_PLACE % every == 0, columns)))
+
+
+def _first(kind: Kind, table: str, description: str, **columns: _Value) -> Fault:
+    """Columns, spoiled in the first row."""
+    return Fault(kind, table, description, _with(table, _where(_PLACE == 0, columns)))
+
+
+def _row(kind: Kind, table: str, description: str, **values: float | str | date) -> Fault:
     """A row more; a table may be empty in few days."""
-    return lambda tables: {table: pl.concat([tables[table], pl.DataFrame([values], schema=tables[table].schema)])}
+    return Fault(
+        kind,
+        table,
+        description,
+        lambda tables: {table: pl.concat([tables[table], pl.DataFrame([values], schema=tables[table].schema)])},
+    )
 
 
 def _none(table: str) -> Callable[[Tables], dict[str, pl.DataFrame]]:
@@ -94,14 +114,6 @@ def _died(tables: Tables) -> dict[str, pl.DataFrame]:
     return {_VISITS: frame.with_columns(disposition=dead)}
 
 
-def _crowded_bed(tables: Tables) -> dict[str, pl.DataFrame]:
-    return {_FLOW: tables[_FLOW].with_columns(bed_id=pl.lit("B1"))}
-
-
-def _same_patient(tables: Tables) -> dict[str, pl.DataFrame]:
-    return {_FLOW: tables[_FLOW].with_columns(patient_key=pl.lit(1, dtype=pl.Int64))}
-
-
 def _two_births(tables: Tables) -> dict[str, pl.DataFrame]:
     people = tables["dim_patient"]
     other = people.head(people.height // 5).with_columns(birth_date=pl.col("birth_date") + _DAY)
@@ -123,122 +135,50 @@ def _everybody_old(tables: Tables) -> dict[str, pl.DataFrame]:
 
 FAULTS: tuple[Fault, ...] = (
     Fault(kinds.COLUMNS, _VITALS, "a column is missing", lambda tables: {_VITALS: tables[_VITALS].drop("spo2_pct")}),
-    Fault(
-        kinds.COLUMNS,
-        _VITALS,
-        "a column is text where a number belongs",
-        _with(_VITALS, spo2_pct=pl.col("spo2_pct").cast(pl.String)),
-    ),
-    Fault(kinds.KEY, _VISITS, "a row stands twice", _twice(_VISITS)),
-    Fault(kinds.KEY, _VISITS, "a key is missing", _with(_VISITS, visit_id=_first("visit_id", pl.lit(None)))),
-    Fault(
-        kinds.REQUIRED, _VISITS, "one key is missing", _with(_VISITS, hospital_key=_first("hospital_key", pl.lit(None)))
+    _all(
+        kinds.COLUMNS, _VITALS, "a column is text where a number belongs", spo2_pct=pl.col("spo2_pct").cast(pl.String)
     ),
     Fault(
-        kinds.FLAG_AGREES,
+        kinds.KEY,
         _VISITS,
-        "one arrival is missing",
-        _with(_VISITS, arrival_at=_first("arrival_at", pl.lit(None))),
+        "a row stands twice",
+        lambda tables: {_VISITS: pl.concat([tables[_VISITS], tables[_VISITS].head(1)])},
     ),
-    Fault(
-        kinds.VALUES,
-        _FLOW,
-        "a class of stay that does not exist",
-        _with(_FLOW, stay_class=_first("stay_class", pl.lit("tourist"))),
-    ),
-    Fault(kinds.VALUES, _VISITS, "a negative wait", _with(_VISITS, wait_minutes=_first("wait_minutes", pl.lit(-1.0)))),
-    Fault(
-        kinds.VALUES,
-        _VISITS,
-        "a length of stay that is not a number",
-        _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(float("nan")))),
-    ),
-    Fault(
+    _first(kinds.KEY, _VISITS, "a key is missing", visit_id=None),
+    _first(kinds.REQUIRED, _VISITS, "one key is missing", hospital_key=None),
+    _first(kinds.FLAG_AGREES, _VISITS, "one arrival is missing", arrival_at=None),
+    _first(kinds.VALUES, _FLOW, "a class of stay that does not exist", stay_class="tourist"),
+    _first(kinds.VALUES, _VISITS, "a negative wait", wait_minutes=-1.0),
+    _first(kinds.VALUES, _VISITS, "a length of stay that is not a number", los_minutes=float("nan")),
+    _first(
         kinds.ENDS,
         _FLOW,
         "a patient whom nobody discharged for a year",
-        _with(
-            _FLOW,
-            segment_start_at=_first("segment_start_at", pl.col("segment_start_at") - 365 * _DAY),
-            segment_end_at=_first("segment_end_at", pl.lit(None, dtype=pl.Datetime("us", "UTC"))),
-            is_open=_first("is_open", pl.lit(True)),
-        ),
+        segment_start_at=pl.col("segment_start_at") - 365 * _DAY,
+        segment_end_at=None,
+        is_open=True,
     ),
-    Fault(
-        kinds.PLAUSIBLE,
-        _VISITS,
-        "a stay of a year",
-        _with(_VISITS, los_minutes=_first("los_minutes", pl.lit(525_600.0))),
+    _first(kinds.PLAUSIBLE, _VISITS, "a stay of a year", los_minutes=525_600.0),
+    _first(
+        kinds.ADDS_UP, "kpi_lwbs_daily", "somebody is counted nowhere", population_count=pl.col("population_count") + 1
     ),
-    Fault(
-        kinds.ADDS_UP,
-        "kpi_lwbs_daily",
-        "somebody is counted nowhere",
-        _with("kpi_lwbs_daily", population_count=_first("population_count", pl.col("population_count") + 1)),
+    _all(kinds.ADDS_UP, "kpi_waits", "a wait is counted twice", wait_count=pl.col("wait_count") + 1),
+    _first(kinds.REFERENCES, _VISITS, "a hospital that is not there", hospital_key=12345),
+    _first(kinds.TEXT_TRIMMED, "dim_hospital", "a blank before a name", hospital_name=" North"),
+    _some(
+        kinds.SERVICE_DAY, _VISITS, "a tenth of the visits on the next day", service_date=pl.col("service_date") + _DAY
     ),
-    Fault(
-        kinds.ADDS_UP, "kpi_waits", "a wait is counted twice", _with("kpi_waits", wait_count=pl.col("wait_count") + 1)
+    _first(kinds.DATE_KEY, _VISITS, "a date key is a day off", arrival_date_key=pl.col("arrival_date_key") + 1),
+    _all(
+        kinds.LOCAL_TIME, _VISITS, "wall clocks in UTC", arrival_local=pl.col("arrival_at").dt.replace_time_zone(None)
     ),
-    Fault(
-        kinds.REFERENCES,
-        _VISITS,
-        "a hospital that is not there",
-        _with(_VISITS, hospital_key=_first("hospital_key", pl.lit(12345))),
+    _first(kinds.FLAG_AGREES, _VISITS, "an open visit with a departure", is_open=~pl.col("is_open")),
+    _all(
+        kinds.SCORE_AGREES, _VITALS, "a missing parameter scored as 0", news2_score=pl.col("news2_score").fill_null(0)
     ),
-    Fault(
-        kinds.TEXT_TRIMMED,
-        "dim_hospital",
-        "a blank before a name",
-        _with("dim_hospital", hospital_name=_first("hospital_name", pl.lit(" North"))),
-    ),
-    Fault(
-        kinds.SERVICE_DAY,
-        _VISITS,
-        "a tenth of the visits on the next day",
-        _with(_VISITS, service_date=_some("service_date", pl.col("service_date") + _DAY)),
-    ),
-    Fault(
-        kinds.DATE_KEY,
-        _VISITS,
-        "a date key is a day off",
-        _with(_VISITS, arrival_date_key=_first("arrival_date_key", pl.col("arrival_date_key") + 1)),
-    ),
-    Fault(
-        kinds.LOCAL_TIME,
-        _VISITS,
-        "wall clocks in UTC",
-        _with(_VISITS, arrival_local=pl.col("arrival_at").dt.replace_time_zone(None)),
-    ),
-    Fault(
-        kinds.FLAG_AGREES,
-        _VISITS,
-        "an open visit with a departure",
-        _with(_VISITS, is_open=_first("is_open", ~pl.col("is_open"))),
-    ),
-    Fault(
-        kinds.SCORE_AGREES,
-        _VITALS,
-        "a missing parameter scored as 0",
-        _with(_VITALS, news2_score=pl.col("news2_score").fill_null(0)),
-    ),
-    Fault(
-        kinds.DURATION_AGREES,
-        _VISITS,
-        "a stay in hours",
-        _with(_VISITS, los_minutes=_some("los_minutes", pl.col("los_minutes") / 60)),
-    ),
-    Fault(
-        kinds.VERSIONS,
-        "dim_patient",
-        "a gap between two versions",
-        _with("dim_patient", valid_to_at=_some("valid_to_at", pl.col("valid_to_at") - _HOUR)),
-    ),
-    Fault(
-        kinds.VERSIONS,
-        "dim_department",
-        "a version overlaps the next",
-        _with("dim_department", valid_to_at=_first("valid_to_at", pl.col("valid_to_at") - _DAY)),
-    ),
+    _some(kinds.DURATION_AGREES, _VISITS, "a stay in hours", los_minutes=pl.col("los_minutes") / 60),
+    _some(kinds.VERSIONS, "dim_patient", "a gap between two versions", valid_to_at=pl.col("valid_to_at") - _HOUR),
+    _first(kinds.VERSIONS, "dim_department", "a version overlaps the next", valid_to_at=pl.col("valid_to_at") - _DAY),
     Fault(
         kinds.ONE_CURRENT,
         "dim_patient",
@@ -247,156 +187,120 @@ FAULTS: tuple[Fault, ...] = (
             "dim_patient": pl.concat([tables["dim_patient"], tables["dim_patient"].filter("is_current").tail(1)])
         },
     ),
-    Fault(
+    _some(
         kinds.UNIT,
         "cleaned_vitals",
         "a hundredth in Fahrenheit",
-        _with("cleaned_vitals", temperature_c=_some("temperature_c", pl.col("temperature_c") * 1.8 + 32, 100)),
+        every=100,
+        temperature_c=pl.col("temperature_c") * 1.8 + 32,
     ),
-    Fault(
-        kinds.UNIT,
-        "cleaned_vitals",
-        "saturations as fractions",
-        _with("cleaned_vitals", spo2_pct=_some("spo2_pct", pl.col("spo2_pct") / 100, 100)),
-    ),
-    Fault(kinds.NEVER_EMPTY, _VITALS, "no saturation at all", _with(_VITALS, spo2_pct=pl.lit(None, dtype=pl.Float64))),
-    Fault(
-        kinds.KNOWN_MEMBER,
-        _VISITS,
-        "a fifth of the patients unknown",
-        _with(_VISITS, patient_key=_some("patient_key", pl.lit(UNKNOWN_KEY), 5)),
-    ),
-    Fault(
-        kinds.READABLE,
-        "cleaned_er_visits",
-        "a tenth of the triage levels lost",
-        _with("cleaned_er_visits", triage_level=_some("triage_level", pl.lit(None))),
-    ),
+    _some(kinds.UNIT, "cleaned_vitals", "saturations as fractions", every=100, spo2_pct=pl.col("spo2_pct") / 100),
+    _all(kinds.NEVER_EMPTY, _VITALS, "no saturation at all", spo2_pct=pl.lit(None, dtype=pl.Float64)),
+    _some(kinds.KNOWN_MEMBER, _VISITS, "a fifth of the patients unknown", every=5, patient_key=UNKNOWN_KEY),
+    _some(kinds.READABLE, "cleaned_er_visits", "a tenth of the triage levels lost", triage_level=None),
     Fault(kinds.QUARANTINED, "cleaned_vitals", "half of the records quarantined", _quarantined(as_duplicates=False)),
     Fault(kinds.DUPLICATED, "cleaned_vitals", "half of the records came twice", _quarantined(as_duplicates=True)),
     Fault(kinds.HAS_VITALS, _VISITS, "no vital signs landed", _none(_VITALS)),
     Fault(kinds.HAS_DIAGNOSIS, _VISITS, "no diagnoses landed", _none("cleaned_diagnoses")),
     Fault(kinds.HAS_MESSAGES, _VISITS, "no ADT messages landed", _none("cleaned_adt_events")),
-    Fault(
+    _some(
         kinds.QUANTILES,
         "forecast_arrivals_hourly",
         "the 10 % quantile is above the 90 % one",
-        _with("forecast_arrivals_hourly", p10_count=_some("p10_count", pl.col("p90_count") + 1)),
+        p10_count=pl.col("p90_count") + 1,
     ),
-    Fault(
+    _all(
         kinds.COHERENT,
         "forecast_arrivals_daily",
         "a day is rounded, its hours are not",
-        _with("forecast_arrivals_daily", expected_arrivals=pl.col("expected_arrivals").round() + 0.25),
+        expected_arrivals=pl.col("expected_arrivals").round() + 0.25,
     ),
-    Fault(
+    _first(
         kinds.AHEAD,
         "forecast_arrivals_daily",
         "a forecast of the day it was made at",
-        _with("forecast_arrivals_daily", target_date=_first("target_date", pl.col("service_date"))),
+        target_date=pl.col("service_date"),
     ),
-    Fault(
+    _all(
         kinds.CALIBRATED,
         "kpi_forecast_accuracy",
         "intervals that are much too narrow",
-        _with("kpi_forecast_accuracy", pit_80_pct=pl.lit(50.0), forecasts_count=pl.lit(10_000, dtype=pl.Int64)),
+        pit_80_pct=50.0,
+        forecasts_count=10_000,
     ),
-    Fault(
+    _row(
         kinds.DRIFT,
         "kpi_forecast_drift",
         "four weeks over their limit",
-        _row("kpi_forecast_drift", week_end_date=date(2099, 1, 4), hospital_id=ALL, is_drifting=True),
+        week_end_date=date(2099, 1, 4),
+        hospital_id=ALL,
+        is_drifting=True,
     ),
-    Fault(
+    _all(
         kinds.SKILL,
         "kpi_forecast_accuracy",
         "a regression shipped that the slot mean beats",
-        _with(
-            "kpi_forecast_accuracy",
-            method=pl.lit("regression"),
-            skill_pct=pl.lit(-5.0),
-            forecasts_count=pl.lit(10_000, dtype=pl.Int64),
-            shipped_count=pl.lit(10_000, dtype=pl.Int64),
-        ),
+        method="regression",
+        skill_pct=-5.0,
+        forecasts_count=10_000,
+        shipped_count=10_000,
     ),
-    Fault(
+    _row(
         kinds.SKILL,
         "kpi_wait_forecast_accuracy",
         "a simulation shipped that the same hour beats",
-        _row("kpi_wait_forecast_accuracy", wait_skill_pct=-5.0, forecasts_count=10_000, shipped_count=10_000),
+        wait_skill_pct=-5.0,
+        forecasts_count=10_000,
+        shipped_count=10_000,
     ),
-    Fault(
+    _row(
         kinds.ROSTER,
         "staffing_need_hourly",
         "less staff is needed than there is work for",
-        _row("staffing_need_hourly", needed_count=1, places_count=5, offered_load=9.0),
+        needed_count=1,
+        places_count=5,
+        offered_load=9.0,
     ),
     Fault(kinds.SEEN_AGAIN, "dim_patient", "no visits landed", _none(_VISITS)),
-    Fault(
-        kinds.CLOCK_ORDER,
-        _VISITS,
-        "a tenth left before they came",
-        _with(_VISITS, departure_at=_some("departure_at", pl.col("arrival_at") - _HOUR)),
+    _some(kinds.CLOCK_ORDER, _VISITS, "a tenth left before they came", departure_at=pl.col("arrival_at") - _HOUR),
+    _first(
+        kinds.CLOCK_ORDER, _FLOW, "a segment ends before it starts", segment_end_at=pl.col("segment_start_at") - _HOUR
     ),
-    Fault(
-        kinds.CLOCK_ORDER,
-        _FLOW,
-        "a segment ends before it starts",
-        _with(_FLOW, segment_end_at=_first("segment_end_at", pl.col("segment_start_at") - _HOUR)),
-    ),
-    Fault(
-        kinds.NOT_IN_FUTURE,
-        _VITALS,
-        "a measurement in ten years",
-        _with(_VITALS, measured_at=_first("measured_at", pl.col("measured_at") + 3650 * _DAY)),
-    ),
+    _first(kinds.NOT_IN_FUTURE, _VITALS, "a measurement in ten years", measured_at=pl.col("measured_at") + 3650 * _DAY),
     Fault(
         kinds.AFTER_BIRTH,
         _VISITS,
         "a tenth not yet born",
-        _with("dim_patient", birth_date=_some("birth_date", pl.lit(datetime(2100, 1, 1)).dt.date())),
+        _with("dim_patient", _where(_PLACE % 10 == 0, {"birth_date": date(2100, 1, 1)})),
     ),
     Fault(kinds.BEFORE_DEATH, "dim_patient", "the dead come again", _died),
-    Fault(
-        kinds.WITHIN_VISIT,
-        _VITALS,
-        "measured a week after the visit",
-        _with(_VITALS, measured_at=_some("measured_at", pl.col("measured_at") - 7 * _DAY)),
-    ),
+    _some(kinds.WITHIN_VISIT, _VITALS, "measured a week after the visit", measured_at=pl.col("measured_at") - 7 * _DAY),
     Fault(kinds.SEX_FITS, _VISITS, "pregnant men", _others_sex),
     Fault(kinds.AGE_FITS, _VISITS, "eighty years old in pediatrics", _everybody_old),
-    Fault(kinds.ONE_PLACE, "dim_patient", "one patient in all beds", _same_patient),
-    Fault(kinds.ONE_IN_BED, "dim_department", "all patients in one bed", _crowded_bed),
+    Fault(kinds.ONE_PLACE, "dim_patient", "one patient in all beds", _with(_FLOW, {"patient_key": 1})),
+    Fault(kinds.ONE_IN_BED, "dim_department", "all patients in one bed", _with(_FLOW, {"bed_id": "B1"})),
     Fault(kinds.ONE_BIRTH, "dim_patient", "a fifth born on two days", _two_births),
-    Fault(
-        kinds.PRESSURES,
-        _VITALS,
-        "a tenth of the pressures swapped",
-        _with(_VITALS, systolic_mmhg=_some("systolic_mmhg", pl.col("diastolic_mmhg") - 1)),
-    ),
-    Fault(
+    _some(kinds.PRESSURES, _VITALS, "a tenth of the pressures swapped", systolic_mmhg=pl.col("diastolic_mmhg") - 1),
+    _all(
         kinds.BLOOD_MIX,
         "kpi_blood_groups",
         "everybody has the rarest group",
-        _with("kpi_blood_groups", share_pct=pl.lit(50.0), known_patient_count=pl.lit(10_000, dtype=pl.Int64)),
+        share_pct=50.0,
+        known_patient_count=10_000,
     ),
-    Fault(
+    _all(
         kinds.TRIAGE_MIX,
         "kpi_triage_mix",
         "everybody is level 1",
-        _with("kpi_triage_mix", share_of_triaged_pct=pl.lit(90.0), triaged_visit_count=pl.lit(10_000, dtype=pl.Int64)),
+        share_of_triaged_pct=90.0,
+        triaged_visit_count=10_000,
     ),
-    Fault(
-        kinds.DAYLIGHT,
-        "cleaned_er_visits",
-        "a tenth in the hour that is skipped",
-        _with("cleaned_er_visits", quality_codes=_some("quality_codes", pl.lit("missing_hour"))),
-    ),
-    Fault(
+    _some(kinds.DAYLIGHT, "cleaned_er_visits", "a tenth in the hour that is skipped", quality_codes="missing_hour"),
+    _some(
         kinds.CLOCK_READING,
         "cleaned_er_visits",
         "a tenth with a clock that two formats read",
-        _with("cleaned_er_visits", quality_codes=_some("quality_codes", pl.lit("clock_ambiguous"))),
+        quality_codes="clock_ambiguous",
     ),
 )
 
