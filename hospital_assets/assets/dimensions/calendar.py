@@ -30,14 +30,7 @@ def dim_date(raw_landed_files: pl.DataFrame) -> pl.DataFrame:
 
 def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
     """The rows of dim_date for a span of days (inclusive), with the special members."""
-    contract = CONTRACTS["dim_date"]
-    special = pl.DataFrame(
-        [
-            {**dict.fromkeys(contract.column_names), "date_key": key, "date_label": label}
-            for key, label in _SPECIAL_LABELS.items()
-        ],
-        schema=contract.polars_schema,
-    )
+    special = _special("date")
     if span is None:
         return special
     day = pl.col("calendar_date")
@@ -55,7 +48,13 @@ def calendar_days(span: tuple[date, date] | None) -> pl.DataFrame:
         weekday_name=day.dt.to_string("%A"),
         is_weekend=day.dt.weekday() >= 6,
     )
-    return pl.concat([special, days.select(contract.column_names)])
+    return pl.concat([special, days.select(special.columns)])
+
+
+def _special(what: str) -> pl.DataFrame:
+    """The special members of dim_date or dim_time: a key and a label, and nothing else."""
+    rows = [{f"{what}_key": key, f"{what}_label": label} for key, label in _SPECIAL_LABELS.items()]
+    return pl.DataFrame(rows, schema=CONTRACTS[f"dim_{what}"].polars_schema)
 
 
 #: Zones differ by whole quarters of an hour, and so do their clocks before and after a change.
@@ -95,14 +94,7 @@ def local_hours(spans: Frame, start: str, end: str, by: Sequence[str]) -> Frame:
 @dg.asset(**table("dim_time"))
 def dim_time() -> pl.DataFrame:
     """The 1,440 minutes of a day."""
-    contract = CONTRACTS["dim_time"]
-    special = pl.DataFrame(
-        [
-            {**dict.fromkeys(contract.column_names), "time_key": key, "time_label": label}
-            for key, label in _SPECIAL_LABELS.items()
-        ],
-        schema=contract.polars_schema,
-    )
+    special = _special("time")
     minute = pl.col("time_key")
     hour = minute // 60
     minutes = pl.DataFrame({"time_key": pl.int_range(0, 1440, eager=True)}).with_columns(
@@ -122,7 +114,7 @@ def dim_time() -> pl.DataFrame:
         .then(pl.lit("evening"))
         .otherwise(pl.lit("night")),
     )
-    return pl.concat([special, minutes.select(contract.column_names)])
+    return pl.concat([special, minutes.select(special.columns)])
 
 
 def date_key(clock: str) -> nw.Expr:
