@@ -21,7 +21,7 @@ from hospital_assets.assets.dimensions.calendar import calendar_days
 from hospital_assets.assets.facts.bed_occupancy import department_hours, occupied
 from hospital_assets.assets.facts.doctor_shifts import planned
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
-from hospital_assets.assets.kpis.arrivals import arrivals_by_hour, kpi_peak_hours
+from hospital_assets.assets.kpis.arrivals import arrivals_by_hour, peak_hours
 from hospital_assets.assets.kpis.occupancy import department_flow, labelled_hours, occupancy, on_days
 from hospital_assets.checks.accounting import reconciled
 from hospital_assets.contracts import CONTRACTS
@@ -624,7 +624,7 @@ def test_hours_in_which_nobody_came_count(on: Engine) -> None:
     )
 
     def rate(frame: pl.DataFrame) -> float:
-        out = collect(kpi_peak_hours(on(frame), on(hospitals), on(dates)))
+        out = collect(peak_hours(on(frame), on(hospitals), on(dates)))
         (found,) = out.filter(hospital_id="all", iso_weekday_number=1, hour_of_day=10)["arrivals_per_hour"]
         return float(found)
 

@@ -102,12 +102,25 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
 
 @dg.asset(**table("kpi_peak_hours"))
 def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
-    """Arrivals per hour that existed, days without any record among them, for each hospital and all of them."""
-    quiet = at_hospitals(days_between(kpi_arrivals_hourly.select("service_date").unique()), dim_hospital, dim_date)
-    nobody = kpi_arrivals_hourly.filter(nw.col("arrivals_count") < 0).select(
+    """Arrivals per existing hour by weekday and hour, for each hospital and all of them."""
+    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date).select(
+        nw.col(*CONTRACTS["kpi_peak_hours"].column_names)
+    )
+
+
+def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
+    """Arrivals per hour that existed, days without any record among them.
+
+    Args:
+        hourly: kpi_arrivals_hourly.
+        hospitals: dim_hospital.
+        dates: dim_date.
+    """
+    quiet = at_hospitals(days_between(hourly.select("service_date").unique()), hospitals, dates)
+    nobody = hourly.filter(nw.col("arrivals_count") < 0).select(
         "service_date", "hospital_id", arrival_local=nw.col("service_date").cast(nw.Datetime("us"))
     )
-    hours = [kpi_arrivals_hourly, arrivals_by_hour(nobody, checkpoint(quiet))]
+    hours = [hourly, arrivals_by_hour(nobody, checkpoint(quiet))]
     counts = ("iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
     all_hours = nw.concat(
         [frame.select("hospital_id", *(nw.col(name).cast(nw.Int64) for name in counts)) for frame in hours],
@@ -133,4 +146,4 @@ def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Fr
         .rank("min", descending=True)
         .over("hospital_id")
         .cast(nw.Int64)
-    ).select(CONTRACTS["kpi_peak_hours"].column_names)
+    )
