@@ -52,13 +52,13 @@ SCORE_AGREES = Kind("score_agrees", "conformance", "Scores exist exactly where t
 DURATION_AGREES = Kind("duration_agrees", "conformance", "Durations are those of their clocks.")
 VERSIONS = Kind("versions", "conformance", "Versions of a member have no gaps and no overlaps.")
 ONE_CURRENT = Kind("one_current", "conformance", "Each member has one current version.")
+CLOCK_READING = Kind(
+    "clock_reading", "conformance", "Clocks state a time of day, and can be read in one way only.", _WARN
+)
 UNIT = Kind("unit", "conformance", "No value looks as if it were in another unit.", _WARN)
 
 NEVER_EMPTY = Kind("never_empty", "completeness", "Columns that may lack values do not lack all of them.", _WARN)
 KNOWN_MEMBER = Kind("known_member", "completeness", "Few facts point to the unknown member of a dimension.", _WARN)
-CLOCK_READING = Kind(
-    "clock_reading", "conformance", "Clocks state a time of day, and can be read in one way only.", _WARN
-)
 READABLE = Kind("readable", "completeness", "Few landed values became missing by cleaning.", _WARN)
 QUARANTINED = Kind("quarantined", "completeness", "Few landed records are quarantined.", _WARN)
 DUPLICATED = Kind("duplicated", "completeness", "Few landed records are repetitions.", _WARN)
@@ -71,8 +71,8 @@ QUANTILES = Kind("quantiles", "conformance", "Quantiles of a forecast rise, and 
 COHERENT = Kind("coherent", "conformance", "Means add up: hours to days, hospitals to all of them.")
 AHEAD = Kind("ahead", "conformance", "A forecast is of days after the one it was made at, once per day.")
 CALIBRATED = Kind("calibrated", "plausibility", "Intervals hold as much as they promise, and nothing leans.", _WARN)
-SKILL = Kind("skill", "plausibility", "What ships is not worse than the rule it replaces.", _WARN)
 DRIFT = Kind("drift", "plausibility", "Forecasts have not become worse than they were.", _WARN)
+SKILL = Kind("skill", "plausibility", "What ships is not worse than the rule it replaces.", _WARN)
 ROSTER = Kind(
     "roster", "conformance", "A suggested roster keeps to its hours and the least staff; the need covers the load."
 )
@@ -94,6 +94,50 @@ BLOOD_MIX = Kind("blood_mix", "plausibility", "Blood groups are about as frequen
 TRIAGE_MIX = Kind("triage_mix", "plausibility", "Triage levels are about as frequent as published.", _WARN)
 DAYLIGHT = Kind("daylight", "plausibility", "Few clocks lie in an hour that daylight saving skips or repeats.", _WARN)
 
-#: All of them, in the order in which they are declared; and what contracts ask.
-KINDS: tuple[Kind, ...] = tuple(kind for kind in [*globals().values()] if isinstance(kind, Kind))
+#: What contracts ask, and all of them.
 CONTRACT_KINDS = (COLUMNS, KEY, REQUIRED, VALUES, PLAUSIBLE, ADDS_UP, REFERENCES)
+KINDS = (
+    *CONTRACT_KINDS,
+    TEXT_TRIMMED,
+    SERVICE_DAY,
+    DATE_KEY,
+    LOCAL_TIME,
+    FLAG_AGREES,
+    SCORE_AGREES,
+    DURATION_AGREES,
+    VERSIONS,
+    ONE_CURRENT,
+    UNIT,
+    NEVER_EMPTY,
+    KNOWN_MEMBER,
+    CLOCK_READING,
+    READABLE,
+    QUARANTINED,
+    DUPLICATED,
+    HAS_VITALS,
+    HAS_DIAGNOSIS,
+    HAS_MESSAGES,
+    SEEN_AGAIN,
+    QUANTILES,
+    COHERENT,
+    AHEAD,
+    CALIBRATED,
+    SKILL,
+    DRIFT,
+    ROSTER,
+    ENDS,
+    CLOCK_ORDER,
+    NOT_IN_FUTURE,
+    AFTER_BIRTH,
+    BEFORE_DEATH,
+    WITHIN_VISIT,
+    SEX_FITS,
+    AGE_FITS,
+    ONE_PLACE,
+    ONE_IN_BED,
+    ONE_BIRTH,
+    PRESSURES,
+    BLOOD_MIX,
+    TRIAGE_MIX,
+    DAYLIGHT,
+)
