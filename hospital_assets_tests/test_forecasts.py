@@ -306,6 +306,79 @@ def test_accuracy_by_hand() -> None:
     assert scored["pit_50_pct"] == pytest.approx(100 * (of_one + (0.75 - below[2]) / (below[3] - below[2])) / 2)
 
 
+def by_day(rows: list[tuple[str, str, date, date, float]]) -> pl.DataFrame:
+    """forecast_arrivals_daily: hospital, method, as-of day, day ahead and mean, all shipped."""
+    contract = CONTRACTS[DAILY]
+    filled = [
+        dict.fromkeys(contract.column_names)
+        | {name: 0 for name in contract.column_names if name.endswith("_count")}
+        | {"hospital_id": hospital, "method": method, "service_date": as_of, "target_date": day, "is_shipped": True}
+        | {
+            "existing_hours": 24.0,
+            "expected_arrivals": mean,
+            "count_dispersion": 0.0,
+            "horizon_days": (day - as_of).days,
+        }
+        for hospital, method, as_of, day, mean in rows
+    ]
+    return pl.DataFrame(filled, schema=contract.polars_schema)
+
+
+def arrived_by_day(counts: dict[str, dict[date, int]]) -> pl.DataFrame:
+    """kpi_arrivals_hourly of hospitals to which everybody comes at noon."""
+    rows = [
+        (day, hospital, hour, day.isoweekday(), 1, count if hour == 12 else 0)
+        for hospital, days in counts.items()
+        for day, count in days.items()
+        for hour in range(24)
+    ]
+    return pl.DataFrame(rows, schema=CONTRACTS["kpi_arrivals_hourly"].polars_schema, orient="row")
+
+
+def test_a_day_on_which_nobody_came_counts_where_few_come_and_is_missing_where_many_do() -> None:
+    """The score takes the days that the forecast took."""
+    days = [date(2026, 8, 1) + timedelta(days=n) for n in range(20)]
+    last = days[-1]
+    few, many = ({day: (n % 2) * most for n, day in enumerate(days)} for most in (2, 40))
+    made = by_day(
+        [
+            (hospital, "slot_mean", day - timedelta(days=1), day, mean)
+            for hospital, mean in (("H1", 1.0), ("H2", 40.0))
+            for day in [*days[-10:], last + timedelta(days=1)]
+        ]
+    )
+    hourly = pl.DataFrame(schema=CONTRACTS[HOURLY].polars_schema)
+    scored = accuracy(hourly, made, arrived_by_day({"H1": few, "H2": many}))
+    found = {
+        row["hospital_id"]: (row["forecasts_count"], row["arrivals_count"], row["bias"])
+        for row in scored.filter(pl.col("horizon_band") == ALL).iter_rows(named=True)
+    }
+    assert found == {"H1": (10, 10, 0.0), "H2": (5, 200, 0.0)}
+
+
+def test_the_sum_of_hospitals_is_scored_where_all_of_them_are_known() -> None:
+    """H2 lost two days: a forecast of one, or made from its end, is not of the same hospitals as what came."""
+    days = [date(2026, 7, 2) + timedelta(days=n) for n in range(40)]
+    lost = days[35]
+    counts = {"H1": dict.fromkeys(days, 20), "H2": {day: 0 if day in (days[10], lost) else 30 for day in days}}
+    rows = []
+    for as_of in days[29:]:
+        members = [("H1", 20.0), *([("H2", 30.0)] if as_of != lost else [])]
+        for ahead in (1, 2):
+            day = as_of + timedelta(days=ahead)
+            rows += [(hospital, "slot_mean", as_of, day, mean) for hospital, mean in members]
+            rows.append((ALL, SUM_OF_HOSPITALS, as_of, day, sum(mean for _, mean in members)))
+    made, arrived = by_day(rows), arrived_by_day(counts)
+    scored = accuracy(pl.DataFrame(schema=CONTRACTS[HOURLY].polars_schema), made, arrived)
+    of_all = scored.filter(pl.col("horizon_band") == ALL, pl.col("hospital_id") == ALL).row(0, named=True)
+    # 10 + 9 forecasts are over; two were of the lost day, and two made from it are H1's alone.
+    assert (of_all["forecasts_count"], of_all["arrivals_count"], of_all["bias"]) == (17, 15 * 50 + 2 * 20, 0.0)
+    # From week to week nothing has moved, where it is known: there is nothing to scale with.
+    assert of_all["mase"] is None
+    weeks = drift(made, arrived).filter(pl.col("hospital_id") == ALL)["week_end_date"].to_list()
+    assert weeks == []
+
+
 def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.DataFrame) -> None:
     scored = accuracy(made[HOURLY], made[DAILY], arrived)
     for seed in range(3):

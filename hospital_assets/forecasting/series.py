@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY, existing_hours, holiday_calendar, public_holidays
 from hospital_assets.forecasting.counts import Array, estimated_dispersion
@@ -271,6 +272,20 @@ def dispersions(counts: Array, means: Array) -> tuple[float, float]:
     return by_hour, estimated_dispersion(counts[days].sum(axis=1), means[days].sum(axis=1))
 
 
+def delivered(arrivals: Array) -> npt.NDArray[np.bool_]:
+    """Which days of a hospital are known: not those before its first arrival, nor those on which nothing was delivered.
+
+    That is a day without any arrival where at least ten came on other days; decided by the days before alone, so that
+    what comes later changes no forecast made earlier.
+
+    Args:
+        arrivals: of each day, in order.
+    """
+    came = arrivals > 0
+    found: npt.NDArray[np.bool_] = came | (np.cumsum(arrivals) < _EMPTY_DAY_MEAN * np.cumsum(came))
+    return found
+
+
 def series_of(
     hospital_id: str,
     by_day: dict[date, Array],
@@ -282,27 +297,23 @@ def series_of(
 ) -> Series | None:
     """A hospital's series from its first arrival until `last`; None where nobody ever came.
 
-    A day without any arrival is one on which nothing was delivered where at least ten come on other days.
-
     Args:
         by_day: arrivals by local day, 24 each; days that are not there are missing.
         stated_calendar: whose holidays it keeps, where the settings name them.
         visits_band: of a year, as in `20000-39999`.
     """
-    came = {day: hours for day, hours in by_day.items() if day <= last and hours.sum() > 0}
-    if not came:
+    days = sorted(day for day in by_day if day <= last)
+    known = [
+        day
+        for day, is_known in zip(days, delivered(np.array([by_day[d].sum() for d in days])), strict=True)
+        if is_known
+    ]
+    if not known:
         return None
-    first = min(came)
+    first = known[0]
     counts = np.full(((last - first).days + 1, HOURS_PER_DAY), np.nan)
-    total = 0.0
-    busy_days = 0
-    for day, hours in sorted(by_day.items()):
-        if day in came:
-            total, busy_days = total + float(hours.sum()), busy_days + 1
-        # Decided by the days before alone: what comes later changes no forecast made earlier.
-        is_empty = day not in came and total < _EMPTY_DAY_MEAN * busy_days
-        if first <= day <= last and (day in came or is_empty):
-            counts[(day - first).days] = hours
+    for day in known:
+        counts[(day - first).days] = by_day[day]
     calendar = holiday_calendar(stated_calendar, time_zone, state)
     return Series(hospital_id, first, counts, time_zone, calendar, visits_of_band(visits_band))
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 SCORED_DAYS = 62
 #: So many distributions of counts are in memory at a time: more are slower, they leave the processor's cache.
 _CHUNK = 250
-_SEASONS = {"hour": 7 * 24, "day": 7}
 _GROUP = ["period_month", "hospital_id", "grain", "horizon_band", "method"]
 
 
@@ -63,11 +62,10 @@ def drift(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
         # Weeks end on Sundays.
         last = over - timedelta(days=over.isoweekday() % 7)
         first = last - timedelta(weeks=_BASELINE_WEEKS + 2 * _RECENT_WEEKS) + timedelta(days=1)
-        came = _came(arrivals.filter(pl.col("service_date").is_between(first, last)))
-        actual = came.group_by("hospital_id", "target_date").agg(pl.col("arrivals").sum())
-        rows = daily.filter(pl.col("is_shipped"), pl.col("horizon_days") <= _DRIFT_DAYS).join(
-            actual, on=["hospital_id", "target_date"]
+        recent = daily.filter(
+            pl.col("is_shipped"), pl.col("horizon_days") <= _DRIFT_DAYS, pl.col("target_date").is_between(first, last)
         )
+        rows = _with_actual(recent, _came(daily, arrivals), ["target_date"])
     if rows.is_empty():
         return pl.DataFrame(schema=contract.polars_schema)
     by_week = (
@@ -109,22 +107,19 @@ def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) 
         daily: forecast_arrivals_daily.
     """
     contract = CONTRACTS["kpi_forecast_accuracy"]
-    last = arrivals["service_date"].max()
-    # The as-of day of the newest forecast is over, and so is every day before it.
     over = daily["service_date"].max()
-    if not isinstance(last, date) or not isinstance(over, date):
+    if not isinstance(over, date):
         return pl.DataFrame(schema=contract.polars_schema)
-    came = _came(arrivals.filter(pl.col("service_date") <= over))
+    came = _came(daily, arrivals)
+    first = (over - timedelta(days=SCORED_DAYS)).replace(day=1)
     frames = []
     for grain, made, horizon in (("hour", hourly, "horizon_hours"), ("day", daily, "horizon_days")):
-        key = ["hospital_id", "target_date", *(["hour_of_day"] if grain == "hour" else [])]
-        actual = came.group_by(key).agg(pl.col("arrivals").sum())
-        joined = made.filter(
-            pl.col("target_date") >= (over - timedelta(days=SCORED_DAYS)).replace(day=1), pl.col("existing_hours") > 0
-        ).join(actual, on=key, how="inner")
+        slot = ["target_date", *(["hour_of_day"] if grain == "hour" else [])]
+        joined = _with_actual(made.filter(pl.col("target_date") >= first), came, slot)
+        joined = joined.filter(pl.col("existing_hours") > 0)
         if not joined.is_empty():
             joined = joined.with_columns(grain=pl.lit(grain), horizon_band=horizon_band(grain, horizon))
-            frames.append(_scored(joined, came))
+            frames.append(_scored(joined, _moved(came, slot)))
     if not frames:
         return pl.DataFrame(schema=contract.polars_schema)
     # Rounded, because sums of fractions depend on their order.
@@ -142,20 +137,58 @@ def horizon_band(grain: str, horizon: str) -> pl.Expr:
     return pl.col(horizon).replace_strict(bands, return_dtype=pl.String)
 
 
-def _came(arrivals: pl.DataFrame) -> pl.DataFrame:
-    """Arrivals by hospital, day and hour, with those of all hospitals; days without any are not known to be empty."""
-    by_hour = arrivals.select(
-        "hospital_id", "hour_of_day", target_date="service_date", arrivals=pl.col("arrivals_count").cast(pl.Float64)
-    ).filter(pl.col("arrivals").sum().over("hospital_id", "target_date") > 0)
-    total = by_hour.group_by("target_date", "hour_of_day").agg(pl.col("arrivals").sum())
-    return pl.concat([by_hour, total.with_columns(hospital_id=pl.lit(ALL)).select(by_hour.columns)])
+def _came(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
+    """Arrivals by hospital, day and hour, of the days that are over there and known (`series.delivered`)."""
+    from hospital_assets.forecasting.series import delivered
+
+    # The as-of day of a hospital's newest forecast is over there, and so is every day before it.
+    over = daily.group_by("hospital_id").agg(_over=pl.col("service_date").max())
+    by_hour = (
+        arrivals.join(over, on="hospital_id")
+        .filter(pl.col("service_date") <= pl.col("_over"))
+        .select(
+            "hospital_id", "hour_of_day", target_date="service_date", arrivals=pl.col("arrivals_count").cast(pl.Float64)
+        )
+    )
+    days = by_hour.group_by("hospital_id", "target_date").agg(pl.col("arrivals").sum()).sort("target_date")
+    known = [rows.filter(delivered(rows["arrivals"].to_numpy())) for rows in days.partition_by("hospital_id")]
+    return by_hour.join(pl.concat([days.clear(), *known]), on=["hospital_id", "target_date"], how="semi")
 
 
-def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
-    """Group by group, the means of the scores."""
+def _with_actual(made: pl.DataFrame, came: pl.DataFrame, slot: list[str]) -> pl.DataFrame:
+    """Forecasts with what came (`arrivals`), where that is known.
+
+    Of `all` it is where all hospitals are known that the forecast is the sum of: the others were not forecast, and
+    those that did not deliver were.
+    """
+    actual = came.group_by("hospital_id", *slot).agg(pl.col("arrivals").sum())
+    own = made.filter(pl.col("hospital_id") != ALL).join(actual, on=["hospital_id", *slot], how="left")
+    summed = (
+        own.filter("is_shipped")
+        .group_by("service_date", *slot)
+        .agg(pl.col("arrivals").sum(), _is_known=pl.col("arrivals").is_not_null().all())
+        .filter("_is_known")
+        .drop("_is_known")
+    )
+    total = made.filter(pl.col("hospital_id") == ALL).join(summed, on=["service_date", *slot])
+    return pl.concat([own.drop_nulls("arrivals"), total.select(own.columns)])
+
+
+def _moved(came: pl.DataFrame, slot: list[str]) -> pl.DataFrame:
+    """By how many arrivals each slot differs from that of a week before (`moved`); `all`: where both are known."""
+    own = came.group_by("hospital_id", *slot).agg(pl.col("arrivals").sum())
+    before = own.with_columns(pl.col("target_date").dt.offset_by("1w"))
+    moved = own.join(before, on=["hospital_id", *slot], suffix="_before").select(
+        "hospital_id", *slot, moved=pl.col("arrivals") - pl.col("arrivals_before")
+    )
+    total = moved.group_by(slot).agg(pl.col("moved").sum()).with_columns(hospital_id=pl.lit(ALL))
+    return pl.concat([moved, total.select(moved.columns)]).with_columns(pl.col("moved").abs())
+
+
+def _scored(joined: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
+    """Group by group, the means of the scores; MASE is against the mean of `_moved` of the days before the month."""
     rows = _with_outcomes(joined).with_columns(period_month=pl.col("target_date").dt.month_start())
     rows = pl.concat([rows, rows.with_columns(horizon_band=pl.lit(ALL))])
-    grain = rows["grain"][0]
     mean_error = (pl.col("expected_arrivals") - pl.col("arrivals")).mean()
     # All forecasts of one day err together: the days forecast are what is independent.
     by_day = (
@@ -176,12 +209,16 @@ def _scored(joined: pl.DataFrame, came: pl.DataFrame) -> pl.DataFrame:
         **{f"pit_{q}_pct": 100 * pl.col(f"pit_{q}").mean() for q in (50, 80, 95)},
     )
     rule = found.filter(pl.col("method") == "slot_mean").select(*_GROUP[:-1], rule=pl.col("crps"))
-    scales = pl.DataFrame(
-        [
-            {"hospital_id": hospital, "period_month": month, "scale": _scale(came, grain, hospital, month)}
-            for hospital, month in found.select("hospital_id", "period_month").unique().iter_rows()
-        ],
-        schema={"hospital_id": pl.String, "period_month": pl.Date, "scale": pl.Float64},
+    scales = (
+        found.select("hospital_id", "period_month")
+        .unique()
+        .join(moved, on="hospital_id")
+        .filter(
+            pl.col("target_date") < pl.col("period_month"),
+            pl.col("moved").mean().over("hospital_id", "period_month") > 0,
+        )
+        .group_by("hospital_id", "period_month")
+        .agg(scale=pl.col("moved").mean())
     )
     return (
         found.join(by_day, on=_GROUP, how="left")
@@ -220,23 +257,3 @@ def _outcomes(rows: pl.DataFrame) -> pl.DataFrame:
     losses = {f"pinball_{q}": pinball(scored.actual, values(f"p{q}_count"), q / 100) for q in (10, 50, 90)}
     found = {"crps": scored.crps, "expected_crps": scored.expected_crps}
     return pl.DataFrame({**found, "floor": scored.floor, **losses, **shares})
-
-
-def _scale(came: pl.DataFrame, grain: str, hospital: str, month: date) -> float | None:
-    """Mean absolute difference of the same slot a week apart, over the days before a month; None where too few."""
-    from hospital_assets.forecasting.scores import naive_scale
-
-    rows = came.filter(pl.col("hospital_id") == hospital, pl.col("target_date") < month)
-    if rows.is_empty():
-        return None
-    days = rows["target_date"].unique().sort()
-    calendar = pl.DataFrame({"target_date": pl.date_range(days[0], days[-1], eager=True)})
-    keys = ["target_date"]
-    if grain == "hour":
-        calendar, keys = (
-            calendar.join(pl.DataFrame({"hour_of_day": range(24)}), how="cross"),
-            ["target_date", "hour_of_day"],
-        )
-    series = calendar.join(rows.group_by(keys).agg(pl.col("arrivals").sum()), on=keys, how="left").sort(keys)
-    found = naive_scale(series["arrivals"].fill_null(float("nan")).to_numpy(), _SEASONS[grain])
-    return found if found > 0 else None
