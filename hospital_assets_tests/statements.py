@@ -476,7 +476,7 @@ def overview(o: Oracle, where: Slice) -> Told:
     now = _typical(o, where)
     start = where.first - timedelta(days=where.days)
     before = None
-    if not where.is_whole and start >= o.known.first:
+    if not where.is_whole and start >= o.known.first and where.last <= o.known.complete_until:
         earlier = Slice("days", start, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
         before = _typical(o, earlier)
     days = o.all_days("kpi_waits_daily", where)
@@ -884,7 +884,14 @@ def _census(o: Oracle, where: Slice) -> Facts | None:
     rows = rows.join(names, on="department_key", how="left")
     rows = rows if where.department == "all" else rows.filter(col("department_name") == where.department)
     rows = rows.filter(col("service_date").is_between(where.last - timedelta(days=6), where.last))
-    by = rows.group_by("hour_start_local").agg(col("patients_at_start_count").sum()).sort("hour_start_local")
+    # Of an hour that comes twice, the first; an hour that some clock skips is none of all hospitals.
+    rows = rows.sort("hour_start_at").unique(["department_id", "hour_start_local"], keep="first")
+    by = (
+        rows.group_by("hour_start_local")
+        .agg(col("patients_at_start_count").sum(), hospitals=col("hospital_key").n_unique())
+        .filter(col("hospitals") == col("hospitals").max())
+        .sort("hour_start_local")
+    )
     if by.height < 2:
         return None
     most = by["patients_at_start_count"].max()
@@ -1036,13 +1043,13 @@ def _week_ahead(o: Oracle, where: Slice) -> Told:
             continue
         by = (
             needs.filter(col("staff_role") == role)
+            .with_columns(lack=col("needed_count") - (col("present_count") + where.doctors).clip(0))
             .group_by("target_date", "hour_of_day")
-            .agg(col("needed_count").sum(), col("present_count").sum(), col("offered_load").sum())
+            .agg(col("needed_count").sum(), col("lack").clip(0).sum(), col("offered_load").sum())
+            .sort("target_date", "hour_of_day")
         )
         if not by.height:
             continue
-        on = (col("present_count") + where.doctors).clip(0)
-        by = by.with_columns(lack=col("needed_count") - on).sort("target_date", "hour_of_day")
         by = (
             by.sort("lack", "offered_load", descending=True, maintain_order=True)
             if role == "doctor"
@@ -1224,16 +1231,17 @@ def forecast(o: Oracle, where: Slice) -> Told:
         if done.columns
         else done
     )
-    n = total(done, "forecasts_count") if done.height else 0
+    n = total(done, "shipped_count") if done.height else 0
     if not n:
         return told | {name: [DASH] for name in ("error", "bias", "coverage")}
 
     def weighed(name: str) -> float | None:
         known = done.filter(col(name).is_not_null())
-        count = total(known, "forecasts_count")
-        return (known[name] * known["forecasts_count"]).sum() / count if count else None
+        count = total(known, "shipped_count")
+        return (known[name] * known["shipped_count"]).sum() / count if count else None
 
-    mae, mean, skill = weighed("mae"), total(done, "arrivals_count") / n, weighed("skill_pct")
+    done = done.with_columns(came=col("arrivals_count") / col("forecasts_count"))
+    mae, mean, skill = weighed("mae"), weighed("came"), weighed("skill_pct")
     better = [] if not skill else [number(abs(skill), 1), "better" if skill >= 0 else "worse"]
     share = [number(100 * mae / mean, 1), n, *better] if mean and mae is not None else []
     told["error"] = [number(mae, 1), *share]

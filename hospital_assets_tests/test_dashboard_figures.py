@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
@@ -30,26 +31,29 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
+from hospital_assets.dashboard.pages.capacity_queries import occupancy, occupancy_by_hour
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
 from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.deterioration_queries import intervals
 from hospital_assets.dashboard.pages.flow import flow
 from hospital_assets.dashboard.pages.forecast import forecast
-from hospital_assets.dashboard.pages.forecast_queries import FORECAST_OF
+from hospital_assets.dashboard.pages.forecast_queries import FORECAST_OF, accuracy
 from hospital_assets.dashboard.pages.forecast_queries import today as queried_today
 from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.menu import MENU
+from hospital_assets.dashboard.pages.overview import _before
 from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared_queries import equity, people
 from hospital_assets.dashboard.pages.today import today
-from hospital_assets.dashboard.pages.workforce_queries import shift_patterns
-from hospital_assets.dashboard.pages.workforce_rosters import week_ahead
+from hospital_assets.dashboard.pages.workforce_queries import shift_patterns, workload
+from hospital_assets.dashboard.pages.workforce_rosters import _mean_waits, week_ahead
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
 from hospital_assets.dashboard.slices import Known, Slice, read_slice
 from hospital_assets.dashboard.spc import Control
 from hospital_assets.dashboard.store import open_mart
 from hospital_assets.files import replace_text
+from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
 from hospital_assets.publishing.policy import load_policy, shipped_policy
 from hospital_assets.publishing.publications import current_version, published_audiences, published_folder
 from hospital_assets.settings import Settings, SettingsError, load_settings
@@ -191,9 +195,9 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
         create table forecasts.staffing_need_hourly as
         select made::date as service_date, hospital as hospital_id, made::date + 1 as target_date, hour as hour_of_day,
                role as staff_role, 4.5 as offered_load, need as needed_count, present as present_count,
-               suggested as suggested_count
+               suggested as suggested_count, case hospital when 'H1' then 50.0 else 12.5 end as expected_arrivals
         from (values ('2026-03-01', 'H1', 7, 'doctor', 9, 1, 9), ('2026-03-08', 'H1', 7, 'doctor', 2, 1, 2),
-                     ('2026-03-08', 'H1', 8, 'doctor', 2, 2, 2), ('2026-03-08', 'H2', 7, 'doctor', 1, 1, null),
+                     ('2026-03-08', 'H1', 8, 'doctor', 2, 2, 2), ('2026-03-08', 'H2', 7, 'doctor', 1, 3, null),
                      ('2026-03-08', 'H1', 7, 'nurse', 5, null, null))
              t(made, hospital, hour, role, need, present, suggested);
         create table forecasts.forecast_waits_hourly as
@@ -214,17 +218,20 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
         from (values ('queue_simulation', 100, 6.0), ('queue_simulation', 300, 10.0), ('same_hour', 400, 10.5))
              t(method, n, mae);
         create table forecasts.kpi_staffing_realised as
-        select made::date as service_date, 'H1' as hospital_id, roster, wait as wait_mean_minutes
-        from (values ('2026-03-01', 'present', 90.0), ('2026-03-08', 'present', 21.0),
-                     ('2026-03-08', 'suggested', 17.0))
-             t(made, roster, wait);
+        select made::date as service_date, hospital as hospital_id, roster, wait as wait_mean_minutes,
+               came as arrivals_count, unseen as unseen_pct
+        from (values ('2026-03-01', 'H1', 'present', 90.0, 300, 0.0), ('2026-03-08', 'H1', 'present', 21.0, 300, 0.0),
+                     ('2026-03-08', 'H1', 'suggested', 17.0, 300, 0.0),
+                     ('2026-03-08', 'H2', 'present', 61.0, 200, 50.0),
+                     ('2026-03-08', 'H2', 'suggested', 57.0, 100, 0.0))
+             t(made, hospital, roster, wait, came, unseen);
         create table forecasts.staffing_shifts_suggested as
         select date '2026-03-08' as service_date, 'H1' as hospital_id, date '2026-03-09' as target_date,
                hour as hour_of_day, 8.0 as shift_hours, present as present_count, suggested as suggested_count
         from (values (7, 1, 1), (9, 0, 1), (11, 1, 0)) t(hour, present, suggested);
         create table forecasts.kpi_staffing_comparison as
         select date '2026-03-08' as service_date, hospital as hospital_id, roster, outcome as suggestion_outcome,
-               16.0 as doctor_hours, 2.0 as moved_hours, n as replicates_count, wait as wait_mean_minutes,
+               16.0 as doctor_hours, 2.0 as moved_hours, n as replicates_count, wait::double as wait_mean_minutes,
                wait - 2 as wait_mean_low_minutes, wait + 2 as wait_mean_high_minutes, 2 * wait as wait_p90_minutes,
                1.0 as unseen_pct, 0.5 as unseen_low_pct, 1.5 as unseen_high_pct, 90.0 as within_target_pct,
                88.0 as within_target_low_pct, 92.0 as within_target_high_pct, 95.0 as better_weeks_pct
@@ -262,8 +269,131 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     need, compared, *_, waits = week_ahead(mart, both)
     assert waits.kind == "empty" and "Choose a hospital" in waits.subtitle
     # One of two hospitals has no suggestion: no roster of both is drawn, and the reason is there.
-    assert len(need.spec["lines"]) == 2 and need.rows[0][2:4] == [3, 2]
+    assert len(need.spec["lines"]) == 2 and need.rows[0][2:5] == [3, 4, 1]
+    # A doctor too many at one is of no use to the other.
+    assert need.title == "Fewer doctors than needed at some hospital in 1 of 2 hours; most short Mon 07:00"
     assert "H2: no roster is suggested: there is hardly ever a queue" in compared.note
+    # Three in four of who came and were seen came to H1: 21 and 61 minutes are 31.
+    assert "would have waited 27.0 min by the roster suggested for it, 31.0 by the one worked" in compared.note
+
+
+def test_rosters_of_several_hospitals_are_compared_by_who_is_seen() -> None:
+    rows = [
+        {"hospital_id": hospital, "roster": roster, "wait_mean_minutes": wait, "seen": seen}
+        for hospital, roster, wait, seen in (
+            ("H1", "present", 10.0, 900.0),
+            ("H1", "suggested", 8.0, 900.0),
+            ("H1", "by_shape", 9.0, 900.0),
+            ("H2", "present", 60.0, 90.0),
+            ("H2", "suggested", 50.0, 100.0),
+            ("H3", "present", 500.0, 900.0),
+        )
+    ]
+    assert _mean_waits(rows) == pytest.approx([14400 / 990, 12200 / 1000, 13500 / 990])
+    assert _mean_waits(rows[-1:]) == []
+
+
+def test_a_longer_point_is_the_ratio_of_its_sums() -> None:
+    """Of days of 15 and 60 patients in 15 hours each, a week has 4 and 3: 240 in 105 hours."""
+    first = date(2025, 1, 6)
+    mart = in_memory(first, first + timedelta(days=199))
+    mart.connection.execute(
+        """
+        create schema kpis; create schema dimensions;
+        create table dimensions.dim_hospital as select 1 as hospital_key, 'H1' as hospital_id;
+        create table dimensions.dim_department as select 1 as department_key, 'Emergency' as department_name;
+        create table kpis.kpi_physician_workload as select 1 as doctor_key, 1 as hospital_key;
+        create table kpis.kpi_physician_workload_daily as select date '2025-01-06' + i::int as service_date,
+               1 as doctor_key, if(i % 2 = 0, 15, 60) as visit_count, 15.0 as shift_hours from range(200) t(i);
+        create table kpis.kpi_occupancy_daily as select date '2025-01-06' + i::int as service_date, 'H1' as hospital_id,
+               'all inpatient' as department_name, 100 as bed_capacity,
+               if(i % 7 = 0, 72000, 144000) as staffed_bed_minutes,
+               if(i % 7 = 0, 72000, 0) as occupied_bed_minutes from range(200) t(i);
+        """
+    )
+    where = Slice("all", first, mart.known.last, is_whole=True)
+    assert where.grain == "week"
+    point = workload(mart, where).points["load"][0]
+    assert (point.value, point.n) == (pytest.approx(240 / 105), 240)
+    # On the first day of each week half of the beds are staffed, and full.
+    assert occupancy(mart, where).points["occupancy"][0].value == pytest.approx(100 * 72 / (72 + 6 * 144))
+
+
+@pytest.mark.parametrize(
+    ("zones", "day", "hours"),
+    [
+        (["America/Chicago"], date(2026, 11, 1), list(range(24))),
+        (["America/Chicago"], date(2026, 3, 8), [h for h in range(24) if h != 2]),
+        (["America/Chicago", "America/Phoenix"], date(2026, 3, 8), [h for h in range(24) if h != 2]),
+    ],
+)
+def test_the_census_by_hour_has_every_patient_once_when_clocks_change(
+    zones: list[str], day: date, hours: list[int]
+) -> None:
+    mart = in_memory(day, day)
+    rows = []
+    for key, name in enumerate(zones, start=1):
+        zone = ZoneInfo(name)
+        start = datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+        end = datetime(day.year, day.month, day.day + 1, tzinfo=zone).astimezone(UTC)
+        for n in range((end - start) // timedelta(hours=1)):
+            at = start + timedelta(hours=n)
+            local = at.astimezone(zone).replace(tzinfo=None)
+            rows.append((day, f"D{key}", at.replace(tzinfo=None), key, local, 60.0, 600.0, 10 + n))
+    mart.connection.execute(
+        "create schema facts; create schema dimensions; "
+        "create table dimensions.dim_hospital as select 1 as hospital_key, 'H1' as hospital_id; "
+        "create table dimensions.dim_department as select 1 as department_key, 'Emergency' as department_name; "
+        "create table facts.fact_bed_occupancy (service_date date, department_id varchar, hour_start_at timestamp, "
+        "hospital_key bigint, hour_start_local timestamp, hour_minutes double, staffed_bed_minutes double, "
+        "patients_at_start_count bigint)"
+    )
+    mart.connection.executemany("insert into facts.fact_bed_occupancy values (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    found = occupancy_by_hour(mart, Slice("all", day, day))
+    assert [row["hour_local"].hour for row in found] == hours
+    assert {row["beds"] for row in found} == {10.0 * len(zones)}
+    assert found[1]["patients_count"] == 11 * len(zones)
+
+
+def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
+    first = date(2026, 3, 1)
+    mart = in_memory(first, first + timedelta(days=9))
+    mart.__dict__["known"] = replace(mart.known, complete_until=first + timedelta(days=8))
+    mart.connection.execute(
+        "create schema kpis; create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, "
+        "'all' as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 3, 20) as visit_count, "
+        "20 as wait_count, 200.0 as wait_sum_minutes, 9.0 as wait_median_minutes, 20.0 as wait_p90_minutes, "
+        "30.0 as wait_max_minutes from range(10) t(i)"
+    )
+    whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n)) for n in (8, 9))
+    assert _before(mart, whole) is not None and _before(mart, begun) is None
+
+
+def test_at_once_is_a_target_of_the_minutes_that_the_kpi_takes_for_it(admin: Mart) -> None:
+    assert admin.known.targets_minutes["1"] == IMMEDIATE_MINUTES and admin.known.targets_minutes["3"] == 30
+
+
+def test_forecasts_that_did_not_ship_do_not_count_as_if_they_had() -> None:
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
+    mart.connection.execute(
+        """
+        create schema forecasts;
+        create table forecasts.kpi_forecast_accuracy as
+        select 'H1' as hospital_id, 'day' as grain, 'all' as horizon_band, method, n as forecasts_count,
+               shipped as shipped_count, 100 * n as arrivals_count, mae, 0.0 as bias, pit as pit_80_pct,
+               skill as skill_pct
+        from (values ('regression', 400, 100, 4.0, 80.0, 10.0), ('slot_mean', 400, 300, 8.0, 84.0, 0.0),
+                     ('boosted_trees', 400, 0, 99.0, 10.0, null)) t(method, n, shipped, mae, pit, skill);
+        """
+    )
+    assert accuracy(mart, Slice("all", mart.known.first, mart.known.last, "H1")) == {
+        "forecasts_count": 400,
+        "mean": 100.0,
+        "mae": 7.0,
+        "bias": 0.0,
+        "pit_80_pct": 83.0,
+        "skill_pct": 2.5,
+    }
 
 
 # --- ways through the department

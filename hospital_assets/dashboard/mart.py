@@ -21,6 +21,7 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.slices import Known, Slice
 from hospital_assets.dashboard.spc import Point, end_of
 from hospital_assets.measures.natural_limits import BASELINE_POINTS
+from hospital_assets.measures.thresholds import IMMEDIATE_MINUTES
 from hospital_assets.measures.triage import SCALE_IN_USE
 
 Row = dict[str, Any]
@@ -142,7 +143,8 @@ class Mart:
                 )
             ),
             triage={row["level"]: row["level_name"] for row in triage},
-            targets_minutes={row["level"]: row["target_minutes"] for row in triage},
+            # At once is within some minutes, see `triage.wait_target`.
+            targets_minutes={row["level"]: max(row["target_minutes"], IMMEDIATE_MINUTES) for row in triage},
             targets_pct={row["level"]: row["target_pct"] for row in triage if row["target_pct"] is not None},
         )
 
@@ -155,13 +157,15 @@ class Measured:
         value: its value, as SQL over the columns of a day.
         n: of how many, as SQL.
         least: points of fewer are left out; by default those of too few patients.
-        is_count: whether a longer point is the mean over its days; otherwise over its n.
+        is_count: whether a longer point is the mean over its days.
+        weight: otherwise, what its days count by: the denominator of `value`, as SQL; by default the n.
     """
 
     value: str
     n: str
     least: int | None = None
     is_count: bool = False
+    weight: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def over_time(
         value = (
             f"sum({of.value}) {known}"
             if of.is_count
-            else f"sum(({of.value}) * ({of.n})) {known} / nullif(sum({of.n}) {known}, 0)"
+            else f"sum(({of.value}) * ({of.weight or of.n})) {known} / nullif(sum({of.weight or of.n}) {known}, 0)"
         )
         columns.append(f"({value})::double as {name}_value, coalesce(sum({of.n}) {known}, 0)::bigint as {name}_n, ")
         is_point = f"(is_whole and {name}_value is not null and {name}_n >= {_least(mart, of)})"

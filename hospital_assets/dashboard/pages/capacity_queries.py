@@ -20,12 +20,12 @@ def occupancy(mart: Mart, where: Slice) -> OverTime:
         where,
         "select service_date as day, "
         "100.0 * sum(occupied_bed_minutes) / nullif(sum(staffed_bed_minutes), 0) as value, "
-        "sum(bed_capacity) as beds from kpis.kpi_occupancy_daily "
+        "sum(bed_capacity) as beds, sum(staffed_bed_minutes) as offered from kpis.kpi_occupancy_daily "
         "where $hospital in ('all', hospital_id) and staffed_bed_minutes is not null "
         "and (case when $department = 'all' then department_name = 'all inpatient' "
         "else department_name = $department end) "
         "and service_date between $first and $last group by 1",
-        {"occupancy": Measured("value", "beds", 1)},
+        {"occupancy": Measured("value", "beds", 1, weight="offered")},
     )
 
 
@@ -44,12 +44,17 @@ def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
 
 
 def occupancy_by_hour(mart: Mart, where: Slice) -> list[Row]:
-    """Census and staffed beds at each hour of the last seven days, by local hour."""
+    """Census and staffed beds at the start of each local hour of the last seven days that all hospitals have.
+
+    Clocks that go back have an hour twice, of which the first counts; those that go forward lack one.
+    """
     return mart.sliced(
-        "select o.hour_start_local as hour_local, "
-        "sum(o.patients_at_start_count)::bigint as patients_count, "
-        "sum(o.staffed_bed_minutes / 60.0) as beds from facts.fact_bed_occupancy o "
-        f"where o.service_date between $since and $last {mart.only(where, 'o')} group by 1 order by 1",
+        "select hour_local, sum(patients_count)::bigint as patients_count, sum(beds) as beds from ("
+        "select o.hospital_key, o.department_id, o.hour_start_local as hour_local, "
+        "arg_min(o.patients_at_start_count, o.hour_start_at) as patients_count, "
+        "arg_min(o.staffed_bed_minutes / o.hour_minutes, o.hour_start_at) as beds from facts.fact_bed_occupancy o "
+        f"where o.service_date between $since and $last {mart.only(where, 'o')} group by all) "
+        "group by 1 qualify count(distinct hospital_key) = max(count(distinct hospital_key)) over () order by 1",
         where,
         since=where.last - timedelta(days=6),
     )

@@ -115,21 +115,23 @@ def wait_methods(mart: Mart, where: Slice) -> list[Row]:
 def accuracy(mart: Mart, where: Slice) -> Row | None:
     """How the forecasts of days that shipped have done, over the months there are; None where none is over.
 
+    A method's scores of a month count by how many of its forecasts shipped.
+
     Returns:
-        forecasts_count, mean (arrivals a day), and weighted by the number of forecasts mae, bias, pit_80_pct and
-        skill_pct (against the mean of eight weeks; None where that is what shipped).
+        forecasts_count (that shipped), mean (arrivals a day), mae, bias, pit_80_pct and skill_pct (against the mean of
+        eight weeks; None where that is what shipped).
     """
     if not mart.has("kpi_forecast_accuracy", "mae"):
         return None
     (row,) = mart.sliced(
         """
-        select sum(forecasts_count)::bigint as forecasts_count,
-               sum(arrivals_count) / nullif(sum(forecasts_count), 0) as mean,
-               sum(mae * forecasts_count) / nullif(sum(forecasts_count), 0) as mae,
-               sum(bias * forecasts_count) / nullif(sum(forecasts_count), 0) as bias,
-               sum(pit_80_pct * forecasts_count) / nullif(sum(forecasts_count), 0) as pit_80_pct,
-               sum(skill_pct * forecasts_count) filter (skill_pct is not null)
-                   / nullif(sum(forecasts_count) filter (skill_pct is not null), 0) as skill_pct
+        select sum(shipped_count)::bigint as forecasts_count,
+               sum(arrivals_count / forecasts_count * shipped_count) / nullif(sum(shipped_count), 0) as mean,
+               sum(mae * shipped_count) / nullif(sum(shipped_count), 0) as mae,
+               sum(bias * shipped_count) / nullif(sum(shipped_count), 0) as bias,
+               sum(pit_80_pct * shipped_count) / nullif(sum(shipped_count), 0) as pit_80_pct,
+               sum(skill_pct * shipped_count) filter (skill_pct is not null)
+                   / nullif(sum(shipped_count) filter (skill_pct is not null), 0) as skill_pct
         from forecasts.kpi_forecast_accuracy
         where hospital_id = $hospital and grain = 'day' and horizon_band = 'all' and shipped_count > 0
         """,

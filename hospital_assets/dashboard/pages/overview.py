@@ -114,9 +114,9 @@ def overview(mart: Mart, where: Slice) -> Page:
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:
-    """The same number of days before the slice, if there are data for all of them."""
+    """The same number of days before the slice, if there are data for all of them and the slice is over."""
     first = where.first - timedelta(days=where.days)
-    if where.is_whole or first < mart.known.first:
+    if where.is_whole or first < mart.known.first or where.last > mart.known.complete_until:
         return None
     days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
     return queries.waits_in_total(mart, days)

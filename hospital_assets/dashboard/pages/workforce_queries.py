@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hospital_assets.contracts.forecasts import ROSTERS
+from hospital_assets.contracts.forecasts import DOCTOR, ROSTERS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_newest, of_table, over_time
 from hospital_assets.dashboard.slices import Slice
@@ -23,7 +23,7 @@ def workload(mart: Mart, where: Slice) -> OverTime:
         "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
         f"where doctor_key > 0 {mart.only(replace(where, department=ALL), 'w')} "
         "and d.service_date between $first and $last group by 1",
-        {"load": Measured("visits / nullif(hours, 0)", "visits")},
+        {"load": Measured("visits / nullif(hours, 0)", "visits", weight="hours")},
     )
 
 
@@ -56,48 +56,63 @@ def shift_patterns(mart: Mart, where: Slice) -> Row | None:
 
 
 def staff_needed(mart: Mart, where: Slice, role: str) -> list[Row]:
-    """The newest need by local hour of the week ahead, sum of the hospitals.
+    """The newest need by local hour of the week ahead, sum of the hospitals; as many more are present as is supposed.
 
     Returns:
-        day, hour_of_day, offered_load, needed; of doctors present and suggested, null where a hospital has none.
+        day, hour_of_day, offered_load, needed; of doctors present, short (a surplus of one hospital is of no use to
+        another), and suggested, null where a hospital has none.
     """
     return of_newest(
         mart,
         where,
         "staffing_need_hourly",
         "target_date as day, hour_of_day, sum(offered_load) as offered_load, sum(needed_count)::bigint as needed, "
-        "sum(present_count)::bigint as present, "
+        "sum(greatest(present_count + $more, 0))::bigint as present, "
+        "sum(greatest(needed_count - greatest(present_count + $more, 0), 0))::bigint as short, "
         "case when count(*) = count(suggested_count) then sum(suggested_count)::bigint end as suggested",
         f"and {_OWN} and staff_role = $role group by all order by 1, 2",
         needs="needed_count",
         role=role,
+        more=where.doctors,
     )
 
 
 def rosters_compared(mart: Mart, where: Slice) -> list[Row]:
-    """The newest comparison of rosters, by hospital and roster, the present one first."""
+    """The newest comparison of rosters, by hospital and roster, the present one first; `seen` of who is expected."""
+    if not mart.has("staffing_need_hourly", "expected_arrivals"):
+        return []
+    columns = (
+        "*, (1 - unseen_pct / 100) * (select sum(expected_arrivals) from forecasts.staffing_need_hourly need "
+        f"where staff_role = '{DOCTOR}' and need.service_date = kpi_staffing_comparison.service_date "
+        "and need.hospital_id = kpi_staffing_comparison.hospital_id) as seen"
+    )
     order = "order by hospital_id, list_position($rosters, roster)"
     rosters = list(ROSTERS)
     return of_newest(
-        mart, where, "kpi_staffing_comparison", "*", f"and {_OWN} {order}", needs="roster", rosters=rosters
+        mart, where, "kpi_staffing_comparison", columns, f"and {_OWN} {order}", needs="roster", rosters=rosters
     )
 
 
 def rosters_realised(mart: Mart, where: Slice) -> Row | None:
-    """The newest week that is over, its last day: mean wait over hospitals by the roster worked and the suggested one.
+    """The newest week that is over, its last day: mean wait of who was seen by the roster worked and the suggested one.
 
     None where no suggestion is of a week that is over.
     """
+    seen = "arrivals_count * (1 - unseen_pct / 100)"
+    worked, suggested = (
+        f"sum(wait_mean_minutes * {seen}) filter (roster = '{roster}') / "
+        f"nullif(sum({seen}) filter (roster = '{roster}'), 0)"
+        for roster in ("present", "suggested")
+    )
     rows = of_newest(
         mart,
         where,
         "kpi_staffing_realised",
-        "service_date as last_day, avg(wait_mean_minutes) filter (roster = 'present') as worked, "
-        "avg(wait_mean_minutes) filter (roster = 'suggested') as suggested",
+        f"service_date as last_day, {worked} as worked, {suggested} as suggested",
         f"and {_OWN} group by 1",
-        needs="roster",
+        needs="arrivals_count",
     )
-    return rows[0] if rows else None
+    return rows[0] if rows and rows[0]["worked"] is not None else None
 
 
 def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:

@@ -55,7 +55,7 @@ def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
     if not compared and not doctors:
         return [empty("week-ahead", "Who is needed in the week ahead", _NONE, 12, STAFF_NEEDED), waits]
     return [
-        _need(doctors, compared, where.doctors),
+        _need(doctors, compared, where),
         _compared(compared, queries.rosters_realised(mart, where)),
         _shifts(queries.suggested_shifts(mart, where), compared),
         _nurses(queries.staff_needed(mart, where, NURSE)),
@@ -73,14 +73,14 @@ def _reasons(compared: list[Row]) -> str:
     return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in without.items())
 
 
-def _need(rows: list[Row], compared: list[Row], more: int) -> Figure:
+def _need(rows: list[Row], compared: list[Row], where: Slice) -> Figure:
     """Need against the roster, or against it with so many more (or fewer) doctors in every hour."""
     title = "Doctors needed in the week ahead"
     if not rows:
         return empty("staff-need", title, _reasons(compared) or _NONE, 12, STAFF_NEEDED)
-    rows = [row | {"present": max(0, row["present"] + more)} for row in rows]
-    short = [row for row in rows if row["needed"] > row["present"]]
-    worst = max(rows, key=lambda row: (row["needed"] - row["present"], row["offered_load"]))
+    more, place = where.doctors, " at some hospital" if where.hospital == ALL else ""
+    short = [row for row in rows if row["short"]]
+    worst = max(rows, key=lambda row: (row["short"], row["offered_load"]))
     supposed = f", with {number(abs(more))} {'more' if more > 0 else 'fewer'} in each" if more else ""
     lines = [
         line("present roster", [row["present"] for row in rows], "step"),
@@ -90,7 +90,7 @@ def _need(rows: list[Row], compared: list[Row], more: int) -> Figure:
         lines.append(line("suggested", [row["suggested"] for row in rows], "forecast"))
     return figure(
         "staff-need",
-        f"Fewer doctors than needed in {number(len(short))} of {number(len(rows))} hours{supposed}; most short "
+        f"Fewer doctors than needed{place} in {number(len(short))} of {number(len(rows))} hours{supposed}; most short "
         f"{hour_of_week(worst)}"
         if short
         else f"The present roster has the doctors needed in every hour{supposed}",
@@ -101,6 +101,7 @@ def _need(rows: list[Row], compared: list[Row], more: int) -> Figure:
         Column("Patients in treatment", 1, "offered_load"),
         Column("Needed", 0, "needed"),
         Column("Present", 0, "present"),
+        Column("Short", 0, "short"),
         Column("Suggested", 0, "suggested"),
         kind="series",
         spec=series(hours(rows), lines, unit="doctors", digits=0, zero=True),
@@ -121,14 +122,14 @@ def _between(stem: str, unit: str) -> Callable[[Row], str]:
 
 
 def _mean_waits(rows: list[Row]) -> list[float]:
-    """By each of `ROSTERS`, the mean over hospitals for which a roster is suggested; none where there is none."""
-    waits = {(row["hospital_id"], row["roster"]): row["wait_mean_minutes"] for row in rows}
-    hospitals = [hospital for hospital, roster in waits if roster == "suggested"]
-    return [
-        sum(waits.get((hospital, roster), waits[hospital, "present"]) for hospital in hospitals) / len(hospitals)
-        for roster in ROSTERS
-        if hospitals
-    ]
+    """By each of `ROSTERS`, the mean of who is seen where a roster is suggested; none where there is none."""
+    of = {(row["hospital_id"], row["roster"]): row for row in rows}
+    hospitals = [hospital for hospital, roster in of if roster == "suggested"]
+    found = []
+    for roster in ROSTERS if hospitals else ():
+        mine = [of.get((hospital, roster), of[hospital, "present"]) for hospital in hospitals]
+        found.append(sum(row["wait_mean_minutes"] * row["seen"] for row in mine) / sum(row["seen"] for row in mine))
+    return found
 
 
 def _compared(rows: list[Row], realised: Row | None) -> Figure:
