@@ -1228,6 +1228,8 @@ def kpi_discharge_before_noon_daily(stored: Stored) -> Expected:
     def reason(stay: Row) -> str | None:
         if stay["is_open"]:
             return "open"
+        if stay["segment_hours"] is None:
+            return "untimed"
         return "expired" if stay["discharge_disposition"] == "expired" else None
 
     def key(stay: Row) -> tuple[Any, ...]:
@@ -1239,7 +1241,7 @@ def kpi_discharge_before_noon_daily(stored: Stored) -> Expected:
         key,
         (2,),
         reason,
-        ("open", "expired"),
+        ("open", "untimed", "expired"),
         lambda s: s["stay_end_at"].astimezone(s["zone"]).hour < 12,
     )
 
@@ -1594,8 +1596,11 @@ def kpi_units(stored: Stored) -> Expected:
 def kpi_trends(stored: Stored) -> Expected:
     """XmR: the mean and 2.66 screened mean moving ranges of the first 28 days the table itself shows."""
     series: dict[tuple[str, str], list[tuple[date, float]]] = defaultdict(list)
+    # On a day without arrivals only who came before leaves.
+    landed = {visit["service_date"] for visit in stored.visits}
     for row in stored.rows("kpis.kpi_trends"):
-        series[row["metric"], row["hospital_id"]].append((row["period_date"], row["value"]))
+        if row["period_date"] in landed:
+            series[row["metric"], row["hospital_id"]].append((row["period_date"], row["value"]))
     found: Expected = {}
     for (metric, hospital), points in series.items():
         points.sort()

@@ -13,7 +13,7 @@ import pytest
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.emergency_visits import measured
 from hospital_assets.assets.facts.undelivered import undelivered
-from hospital_assets.assets.kpis.chance import with_funnel_limits
+from hospital_assets.assets.kpis.chance import whole_days, with_funnel_limits
 from hospital_assets.assets.kpis.crowding import (
     crowding,
     days_looked_at,
@@ -687,7 +687,7 @@ def stays(on: Engine, *rows: tuple[str, str | None], stay_class: str = "inpatien
         end_local=pl.col("stay_end_at").dt.replace_time_zone(None),
         length_of_stay_hours=(pl.col("stay_end_at") - pl.col("stay_start_at")).dt.total_minutes() / 60,
     )
-    return on(frame)
+    return on(frame.with_columns(segment_hours="length_of_stay_hours"))
 
 
 AS_OF = nw.lit(at("2026-01-31 00:00")).cast(nw.Datetime("us", "UTC"))
@@ -743,6 +743,27 @@ def test_discharged_before_noon(on: Engine) -> None:
     out = collect(before_noon(frame)).filter(pl.col("hospital_id") == "all")
     assert out["numerator_count"].sum() == 1 and out["denominator_count"].sum() == 2
     assert out["excluded_open_count"].sum() == 1
+
+
+def test_a_trend_has_the_days_that_are_over_and_landed(on: Engine) -> None:
+    """The day in progress is a part of one, and on the day after the last only who stayed over night leaves."""
+    days = pl.DataFrame({"service_date": [date(2026, 3, 1), date(2026, 3, 2), date(2026, 3, 2), date(2026, 3, 4)]})
+    values = pl.DataFrame({"period_date": [date(2026, 3, n) for n in range(1, 7)], "value": [1.0] * 6})
+    found = {
+        last: collect(whole_days(on(values), on(days), last))["period_date"].dt.day().sort().to_list()
+        for last in (date(2026, 3, 3), date(2026, 3, 4))
+    }
+    assert found == {date(2026, 3, 3): [1, 2], date(2026, 3, 4): [1, 2, 4]}
+
+
+def test_a_discharge_of_which_the_day_is_known_alone_is_neither_before_noon_nor_after(on: Engine) -> None:
+    """It counts as of the last moment of its day for who is there; the hour is nobody's knowledge."""
+    frame = collect(stays(on, ("01-01 00:00", "01-02 09:00"), ("01-01 00:00", "01-02 23:59"), ("01-01 00:00", None)))
+    by_day = pl.col("end_local").dt.hour() == 23
+    out = collect(before_noon(on(frame.with_columns(segment_hours=pl.when(~by_day).then("segment_hours")))))
+    of_all = out.filter(pl.col("hospital_id") == "all").select(pl.col("^.*_count$").sum()).row(0, named=True)
+    assert (of_all["numerator_count"], of_all["denominator_count"]) == (1, 1)
+    assert (of_all["excluded_untimed_count"], of_all["excluded_open_count"]) == (1, 1)
 
 
 # G9 occupancy, G17 Little's law -------------------------------------------------------------------

@@ -277,7 +277,7 @@ class KpiTrends(
             f"Daily values with the mean and natural limits of their baseline, the first {BASELINE_POINTS} days of the "
             "series: mean +- 2.66 x mean moving range, moving ranges beyond 3.267 times their mean left out once.",
             "as the metric",
-            "days with a value",
+            "days with a value that are over, in every zone, and on which somebody came",
             "Wheeler, Understanding Variation; NHS Making Data Count",
             variants=f"a day outside the limits, or one of {RUN_LENGTH} or more in a row on one side of the mean, is a "
             f"signal; everything else is noise. Fewer than {LEAST_POINTS} days have no limits. They are set anew only "

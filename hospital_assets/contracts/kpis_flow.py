@@ -150,7 +150,7 @@ class KpiDischargeBeforeNoonDaily(
     name="kpi_discharge_before_noon_daily",
     grain="one day the visit began, day of discharge and hospital (and all)",
     key=("service_date", "period_date", "hospital_id"),
-    columns="excluded_open_count excluded_expired_count excluded_undelivered_count",
+    columns="excluded_open_count excluded_untimed_count excluded_expired_count excluded_undelivered_count",
     needs="adt_events.discharge_disposition",
     measures=[
         Measure(
@@ -159,7 +159,7 @@ class KpiDischargeBeforeNoonDaily(
             "%",
             "inpatient stays, by day of discharge",
             "Wertheimer et al., J Hosp Med 2014",
-            exclusions="not discharged; died.",
+            exclusions="not discharged; died; discharge, or the move before it, known by its day only.",
         )
     ],
 ):

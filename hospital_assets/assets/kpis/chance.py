@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 
 import dagster as dg
 import narwhals as nw
@@ -10,6 +11,7 @@ import narwhals as nw
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import share_pct
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures import funnel_limits
@@ -39,9 +41,22 @@ def kpi_trends(
     values = nw.concat(
         [frame.with_columns(metric=nw.lit(name)) for name, frame in daily.items()], how="vertical"
     ).filter(~nw.col("value").is_null())
+    values = whole_days(values, kpi_waits_daily, last_whole_day(clock.now()))
     return with_natural_limits(checkpoint(values), checkpoint, clock.baselines).select(
         CONTRACTS["kpi_trends"].column_names
     )
+
+
+def whole_days(values: Frame, days: Frame, last: date) -> Frame:
+    """Values of days that are over and are landed: on the day after the last one, only who came before leaves.
+
+    Args:
+        values: with `period_date`.
+        days: with the `service_date` of every day on which somebody came.
+        last: the last day that is over.
+    """
+    landed = days.filter(nw.col("service_date") <= nw.lit(last)).select(period_date=nw.col("service_date")).unique()
+    return values.join(landed, on="period_date", how="semi")
 
 
 def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:

@@ -159,6 +159,8 @@ def before_noon(stays: Frame) -> Frame:
         ("hospital_id",),
         excluded={
             "open": nw.col("stay_end_at").is_null(),
+            # Of an end known by its day only nobody knows the hour.
+            "untimed": nw.col("segment_hours").is_null(),
             "expired": nw.col("discharge_disposition") == "expired",
             "undelivered": lacks("kpi_discharge_before_noon_daily"),
         },
