@@ -326,7 +326,22 @@ def kpi_arrivals_hourly(stored: Stored) -> Expected:
 def kpi_peak_hours(stored: Stored) -> Expected:
     existing: Counter[tuple[Any, ...]] = Counter()
     arrivals: Counter[tuple[Any, ...]] = Counter()
-    for (day, hospital, hour), row in kpi_arrivals_hourly(stored).items():
+    hours = kpi_arrivals_hourly(stored)
+    came: dict[str, set[date]] = defaultdict(set)
+    for (day, hospital, _), row in hours.items():
+        if row["arrivals_count"]:
+            came[hospital].add(day)
+    end = max((day for day, *_ in hours), default=None)
+    # A hospital that has not begun has no hours, nor one whose feed is silent for more than a month.
+    known = {
+        (day, hospital)
+        for hospital, days in came.items()
+        if end is not None
+        for day in _quiet_filled([*days, end + DAY]) - {end + DAY}
+    }
+    for (day, hospital, hour), row in hours.items():
+        if (day, hospital) not in known:
+            continue
         for key in pooled(hospital, day.isoweekday(), hour, also_all=(0,)):
             existing[key] += row["existing_hours_count"]
             arrivals[key] += row["arrivals_count"]

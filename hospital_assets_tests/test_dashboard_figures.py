@@ -42,10 +42,11 @@ from hospital_assets.dashboard.pages.forecast_queries import today as queried_to
 from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.dashboard.pages.overview import _before
+from hospital_assets.dashboard.pages.overview_queries import arrivals_by_hour
 from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared_queries import equity, people
 from hospital_assets.dashboard.pages.today import today
-from hospital_assets.dashboard.pages.workforce_queries import shift_patterns, workload
+from hospital_assets.dashboard.pages.workforce_queries import shift_patterns, staff_by_hour, workload
 from hospital_assets.dashboard.pages.workforce_rosters import _mean_waits, week_ahead
 from hospital_assets.dashboard.render import cell, render
 from hospital_assets.dashboard.serve import publish_first
@@ -353,6 +354,31 @@ def test_the_census_by_hour_has_every_patient_once_when_clocks_change(
     assert [row["hour_local"].hour for row in found] == hours
     assert {row["beds"] for row in found} == {10.0 * len(zones)}
     assert found[1]["patients_count"] == 11 * len(zones)
+
+
+def test_hours_before_a_hospital_began_are_none_without_patients() -> None:
+    """H2 joins H1 after 60 days; both see two an hour with a doctor on."""
+    first = date(2026, 1, 5)
+    mart = in_memory(first, first + timedelta(days=69))
+    mart.connection.execute(
+        """
+        create schema kpis;
+        create table kpis.kpi_staffing_hourly as
+        select date '2026-01-05' + i::int as service_date, h as hospital_id, 1 + i % 7 as iso_weekday_number,
+               hour as hour_of_day, 1 as existing_hours_count, if(h = 'H1' or i >= 60, 2, 0) as arrivals_count,
+               if(h = 'H1' or i >= 60, 1, 0) as staffed_hours_count, 1 as attendings_sum_count
+        from range(70) t(i), (values ('H1'), ('H2')) u(h), range(24) v(hour);
+        create table kpis.kpi_arrivals_hourly as from kpis.kpi_staffing_hourly;
+        create table kpis.kpi_waits_daily as select distinct service_date, hospital_id, 'all' as department_name,
+               'all' as triage_group from kpis.kpi_staffing_hourly where arrivals_count > 0;
+        """
+    )
+    for hospital, days in (("H1", 70), ("H2", 10), ("all", 80)):
+        where = Slice("all", first, mart.known.last, hospital, is_whole=True)
+        rows = arrivals_by_hour(mart, where)
+        assert {row["arrivals_per_hour"] for row in rows} == {2.0}
+        assert sum(row["existing_hours_count"] for row in rows) == 24 * days
+        assert {row["per_doctor"] for row in staff_by_hour(mart, where)} == {2.0}
 
 
 def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:

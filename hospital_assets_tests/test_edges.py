@@ -604,7 +604,7 @@ def test_a_roster_ahead_holds_sound_shifts_that_nobody_moved(on: Engine) -> None
 
 
 def test_hours_in_which_nobody_came_count(on: Engine) -> None:
-    """One arrival at ten on one of ten Mondays is a tenth of an arrival an hour."""
+    """One arrival at ten on one of ten Mondays is a tenth of an arrival an hour; at nine somebody comes on four."""
     hospitals, _ = hospital("America/Chicago")
     dates = calendar_days((date(2025, 12, 1), date(2027, 5, 1))).drop_nulls("calendar_date")
     mondays = [date(2026, 1, 5) + timedelta(weeks=n) for n in range(10)]
@@ -616,7 +616,7 @@ def test_hours_in_which_nobody_came_count(on: Engine) -> None:
                 "iso_weekday_number": day.isoweekday(),
                 "hour_of_day": hour,
                 "existing_hours_count": 1,
-                "arrivals_count": int((day, hour) == (mondays[3], 10)),
+                "arrivals_count": int((day, hour) == (mondays[3], 10) or hour == 9),
             }
             for day in (mondays[0], mondays[3], mondays[7], mondays[9])
             for hour in range(24)
@@ -632,6 +632,38 @@ def test_hours_in_which_nobody_came_count(on: Engine) -> None:
     # De-identified visits lie years apart: what is between is no day without patients.
     far = hourly.with_columns(pl.col("service_date").replace({mondays[9]: date(2027, 3, 1)}))
     assert rate(far) == 1 / 9
+
+
+def test_hours_of_a_hospital_are_those_since_it_began_and_while_it_delivers(on: Engine) -> None:
+    """H1 is there all along and has quiet days at the end, H2 joins after 60 days, H3 is silent for 40 of them."""
+    one, _ = hospital("America/Chicago")
+    places = pl.concat(
+        [one.with_columns(hospital_key=pl.lit(n, pl.Int64), hospital_id=pl.lit(f"H{n}")) for n in (1, 2, 3)]
+    )
+    dates = calendar_days((date(2025, 12, 1), date(2026, 6, 1))).drop_nulls("calendar_date")
+    days = [date(2026, 1, 5) + timedelta(days=n) for n in range(70)]
+    comes = {"H1": {*days[:60]}, "H2": {*days[60:]}, "H3": {*days[:20], *days[60:]}}
+    hourly = pl.DataFrame(
+        [
+            {
+                "service_date": day,
+                "hospital_id": name,
+                "iso_weekday_number": day.isoweekday(),
+                "hour_of_day": hour,
+                "existing_hours_count": 1,
+                "arrivals_count": 3 * int(day in came and hour == 10),
+            }
+            for name, came in comes.items()
+            for day in days
+            for hour in range(24)
+        ]
+    )
+    out = collect(peak_hours(on(hourly), on(places), on(dates))).filter(hour_of_day=10)
+    found = {
+        name: (rows["existing_hours_count"].sum(), rows["arrivals_count"].sum())
+        for (name,), rows in out.partition_by("hospital_id", as_dict=True).items()
+    }
+    assert found == {"H1": (70, 180), "H2": (10, 30), "H3": (30, 90), "all": (110, 300)}
 
 
 def diagnosis(line: int, code: str, rank: str, written: str | None, file: str = "f") -> dict[str, Any]:

@@ -130,7 +130,8 @@ ARRIVALS = Measure(
     "all visits not cancelled",
     "hillmaker",
     variants="the hour skipped in spring existed 0 times that day, the one repeated twice. Hours in which nobody came "
-    f"count, on days without any record, too, in gaps of up to {LONGEST_QUIET_DAYS} days.",
+    f"count, on days without any record, too, from the hospital's first arrival on, in gaps of up to "
+    f"{LONGEST_QUIET_DAYS} days.",
 )
 
 

@@ -36,8 +36,8 @@ ECAT_BOARDING_MINUTES = 241
 ECAT_STAY_MINUTES = 481
 #: ECAT's z-scores compare hospitals within volume bands of this many visits a year.
 ECAT_BAND_VISITS = 20_000
-#: Days without any record between two with some are days on which nobody came, up to this many; more are a gap in the
-#: data, as between de-identified visits (local).
+#: Days without any record at a hospital, between two with some, are days on which nobody came, up to this many; more
+#: are a gap in the data, as between de-identified visits (local).
 LONGEST_QUIET_DAYS = 31
 #: Returns count until this long after departure (WestJEM; Ontario ED Return Visit Program).
 RETURN_HOURS = 72

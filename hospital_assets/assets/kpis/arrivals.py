@@ -45,20 +45,32 @@ def at_hospitals(days: Frame, hospitals: Frame, dates: Frame) -> Frame:
     )
 
 
-def days_between(days: Frame) -> Frame:
-    """The days that lie between others and are not among them, in gaps that are no gaps in the data.
+def days_of_hospitals(hourly: Frame) -> Frame:
+    """The days on which a hospital's arrivals are known: service_date, hospital_id.
+
+    From its first arrival on; days without any in gaps that are no gaps in the data are days on which nobody came.
 
     Args:
-        days: `service_date`, each once.
+        hourly: kpi_arrivals_hourly.
     """
-    following = days.with_columns(_all=nw.lit(1)).with_columns(
-        _next=nw.col("service_date").shift(-1).over("_all", order_by="service_date")
+    day, at = nw.col("service_date"), ["hospital_id", "service_date"]
+    came = (
+        hourly.group_by(*at)
+        .agg(_came=nw.col("arrivals_count").sum())
+        .with_columns(_all=nw.lit(1))
+        .with_columns(_end=day.max().over("_all").dt.offset_by("1d").cast(nw.Date))
+        .filter(nw.col("_came") > 0)
     )
-    gaps = following.filter(nw.col("_next") <= nw.col("service_date").dt.offset_by(f"{LONGEST_QUIET_DAYS}d")).select(
-        _first=nw.col("service_date").dt.offset_by("1d").cast(nw.Date),
-        _last=nw.col("_next").dt.offset_by("-1d").cast(nw.Date),
+    following = came.with_columns(
+        _next=nw.coalesce(day.shift(-1).over("hospital_id", order_by="service_date"), nw.col("_end"))
     )
-    return explode_days(gaps, "_first", "_last", "service_date").select("service_date")
+    is_gap = nw.col("_next") > day.dt.offset_by(f"{LONGEST_QUIET_DAYS}d")
+    spans = following.select(
+        "hospital_id",
+        _first=day,
+        _last=nw.when(is_gap).then(day).otherwise(nw.col("_next").dt.offset_by("-1d").cast(nw.Date)),
+    )
+    return explode_days(spans, "_first", "_last", "service_date").select(*at)
 
 
 def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
@@ -109,18 +121,22 @@ def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Fr
 
 
 def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
-    """Arrivals per hour that existed, days without any record among them.
+    """Arrivals per hour that existed, days on which nobody came among them.
 
     Args:
         hourly: kpi_arrivals_hourly.
         hospitals: dim_hospital.
         dates: dim_date.
     """
-    quiet = at_hospitals(days_between(hourly.select("service_date").unique()), hospitals, dates)
+    at = ["hospital_id", "service_date"]
+    known = checkpoint(days_of_hospitals(hourly))
+    # Of days without a record of anybody there are no hours yet.
+    quiet = known.join(hourly.select(*at).unique(), on=at, how="anti")
+    quiet = at_hospitals(quiet.select("service_date").unique(), hospitals, dates).join(quiet, on=at, how="semi")
     nobody = hourly.filter(nw.col("arrivals_count") < 0).select(
         "service_date", "hospital_id", arrival_local=nw.col("service_date").cast(nw.Datetime("us"))
     )
-    hours = [hourly, arrivals_by_hour(nobody, checkpoint(quiet))]
+    hours = [hourly.join(known, on=at, how="semi"), arrivals_by_hour(nobody, checkpoint(quiet))]
     counts = ("iso_weekday_number", "hour_of_day", "existing_hours_count", "arrivals_count")
     all_hours = nw.concat(
         [frame.select("hospital_id", *(nw.col(name).cast(nw.Int64) for name in counts)) for frame in hours],

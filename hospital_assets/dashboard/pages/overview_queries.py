@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, over_time
+from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.triage import CRITICAL_LEVELS
 from hospital_assets.measures.words import sql_list
@@ -106,7 +107,7 @@ def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
         "sum(existing_hours_count)::bigint as existing_hours_count, "
         "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour "
         "from kpis.kpi_arrivals_hourly where $hospital in ('all', hospital_id) "
-        "and service_date between $first and $last group by all order by 1, 2",
+        f"and service_date between $first and $last and {IS_KNOWN} group by all order by 1, 2",
         where,
     )
 

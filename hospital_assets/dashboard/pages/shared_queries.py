@@ -7,6 +7,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import FIRST_SET_LIMITS
+from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
+
+#: Whether the arrivals of a row's hospital are known on its day, as in `kpi_peak_hours`.
+IS_KNOWN = f"""
+(hospital_id, service_date) in (
+    select hospital_id, unnest(range(
+        service_date, if(next - service_date > {LONGEST_QUIET_DAYS}, service_date + 1, next), interval 1 day
+    ))::date
+    from (
+        select hospital_id, service_date, lead(
+            service_date, 1, (select max(service_date) + 1 from kpis.kpi_waits_daily)
+        ) over (partition by hospital_id order by service_date) as next
+        from kpis.kpi_waits_daily where hospital_id <> 'all' and department_name = 'all' and triage_group = 'all'
+    )
+)
+"""
 
 _SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hospital_assets.contracts.forecasts import DOCTOR, ROSTERS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_newest, of_table, over_time
+from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN
 from hospital_assets.dashboard.slices import Slice
 
 #: Rows of the chosen hospital, or of each.
@@ -37,7 +38,7 @@ def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
         "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour, "
         "sum(attendings_sum_count) / nullif(sum(staffed_hours_count), 0) as doctors, "
         "arrivals_per_hour / nullif(doctors, 0) as per_doctor",
-        "group by 1, 2 order by 1, 2",
+        f"and {IS_KNOWN} group by 1, 2 order by 1, 2",
         is_pooled=False,
     )
 
