@@ -342,10 +342,10 @@ def total(frame: pl.DataFrame, column: str) -> int:
 
 
 def mean_of_sums(frame: pl.DataFrame, sums: str, n: str) -> tuple[float | None, int]:
-    """An average from sums and counts, and of how many: rows whose sum is published only."""
+    """An average from sums and counts, and of how many: rows whose sum is published only, if these are most."""
     known = frame.filter(col(sums).is_not_null())
     count = total(known, n)
-    return (known[sums].sum() / count if count else None), count
+    return (known[sums].sum() / count if count and 2 * count >= total(frame, n) else None), count
 
 
 # --- pages: part -> facts in order; None for a part that has nothing to show

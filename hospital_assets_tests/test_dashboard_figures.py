@@ -31,7 +31,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
-from hospital_assets.dashboard.pages.capacity_queries import occupancy, occupancy_by_hour
+from hospital_assets.dashboard.pages.capacity_queries import boarding_by_destination, occupancy, occupancy_by_hour
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
 from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.deterioration_queries import intervals
@@ -354,6 +354,24 @@ def test_the_census_by_hour_has_every_patient_once_when_clocks_change(
     assert [row["hour_local"].hour for row in found] == hours
     assert {row["beds"] for row in found} == {10.0 * len(zones)}
     assert found[1]["patients_count"] == 11 * len(zones)
+
+
+def test_an_average_of_the_busiest_days_is_none_of_all() -> None:
+    """Where few patients are protected, quiet days have no sums: of one day in fifty nobody may speak for all."""
+    mart = in_memory(date(2026, 1, 1), date(2026, 2, 19))
+    mart.connection.execute(
+        """
+        create schema kpis;
+        create table kpis.kpi_boarding_daily as select date '2026-01-01' + i::int as service_date, 'all' as hospital_id,
+               d as destination_department, 10 as denominator_count, 1 as numerator_count, 0 as over_12_hours_count,
+               if(i >= shown, null, 10 * minutes) as boarding_sum_minutes
+        from range(50) t(i), (values ('Cardiology', 1, 824.0), ('Surgery', 25, 300.0), ('ICU', 50, 200.0))
+             u(d, shown, minutes);
+        """
+    )
+    rows = boarding_by_destination(mart, Slice("all", mart.known.first, mart.known.last))
+    found = {row["destination_department"]: (row["denominator_count"], row["average_minutes"]) for row in rows}
+    assert found == {"Cardiology": (500, None), "Surgery": (500, 300), "ICU": (500, 200)}
 
 
 def test_hours_before_a_hospital_began_are_none_without_patients() -> None:

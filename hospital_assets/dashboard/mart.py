@@ -254,12 +254,16 @@ def _least(mart: Mart, of: Measured) -> int:
 
 
 def average(sums: str, n: str) -> str:
-    """An average as SQL: a sum over the n of the rows that have one; where few patients are protected some have none.
+    """An average as SQL: a sum over the n of the rows that have one.
+
+    Where few patients are protected, some have none: those of quiet days. Of less than half of all it is no average of
+    all, and null.
 
     Args:
         n: of how many, as SQL.
     """
-    return f"sum({sums}) / nullif(sum({n}) filter ({sums} is not null), 0)"
+    of = f"sum({n}) filter ({sums} is not null)"
+    return f"case when 2 * {of} >= sum({n}) then sum({sums}) / nullif({of}, 0) end"
 
 
 _VISITS = """
