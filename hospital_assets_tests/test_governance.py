@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import dagster as dg
 import duckdb
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -62,6 +63,7 @@ from hospital_assets.publishing.publications import (
     published_folder,
     versions,
 )
+from hospital_assets.publishing.shown_limits import LIMITS
 from hospital_assets.publishing.small_cells import Line, determined, protect_small_cells, suppress
 from hospital_assets.publishing.withdrawn import why_withdrawn
 from hospital_assets.settings import Settings
@@ -1546,3 +1548,44 @@ def test_the_same_draws_every_time(governed: Settings) -> None:
     assert rows(governed, "executive", sql) == before
     assert rows(governed, "analyst", sql) == before
     assert json.loads((governed.data_dir / "published" / "executive" / "current.json").read_text())
+
+
+def _by_lot(counts: np.ndarray[Any, Any], lots: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Counts rounded to fives, up or down with the same expectation."""
+    found: np.ndarray[Any, Any] = (counts + lots) // 5 * 5
+    return found
+
+
+def test_what_is_rounded_often_is_not_out_of_the_ordinary_for_that() -> None:
+    """Hospitals and doctors with 9 and 2 patients a day, who differ by chance alone."""
+    rng = np.random.default_rng(20)
+    rounded = pl.DataFrame(
+        {"metric": ["four_hour_pct"] * 7, "hospital_id": [f"H{n}" for n in range(7)], "rounded_count": [100] * 7}
+    )
+    outside = {"funnel": [0, 0], "poisson": [0, 0]}
+    for _ in range(60):
+        came = rng.poisson(9, (7, 100))
+        within, lots = rng.binomial(came, 0.85), rng.integers(0, 5, (7, 100))
+        units = rounded.drop("rounded_count").with_columns(
+            numerator_count=_by_lot(within, lots).sum(axis=1),
+            denominator_count=_by_lot(came, lots).sum(axis=1),
+            **dict.fromkeys(("lower_limit_pct", "upper_limit_pct", "dispersion"), pl.lit(None, pl.Float64)),
+        )
+        units = units.with_columns(value_pct=100 * pl.col("numerator_count") / pl.col("denominator_count"))
+        seen = rng.poisson(2, (30, 100))
+        doctors = pl.DataFrame(
+            {
+                "hospital_key": [1] * 30,
+                "visit_count": _by_lot(seen, rng.integers(0, 5, (30, 100))).sum(axis=1),
+                "shift_hours": [800.0] * 30,
+                "expected_visit_count": [200.0] * 30,
+                "active_days_count": [100] * 30,
+            }
+        )
+        unaware = rounded.clear(), doctors.drop("active_days_count")
+        for at, (funnel, poisson) in enumerate(((rounded, doctors), unaware)):
+            outside["funnel"][at] += int(LIMITS["funnel"](units, 5, funnel)["is_outside"].sum())
+            outside["poisson"][at] += int(LIMITS["poisson"](poisson, 5, rounded)["is_outside"].sum())
+    # Of 420 hospitals and 1,800 doctors; three in a thousand would be outside by chance.
+    assert outside["funnel"][0] <= 4 and outside["funnel"][1] > 40
+    assert outside["poisson"][0] <= 10 and outside["poisson"][1] > 40

@@ -35,7 +35,9 @@ _HALF_PI = 1.5707963267948966
 
 
 def with_funnel_limits(
-    units: nw.LazyFrame[Any], evaluated: Callable[[nw.LazyFrame[Any]], nw.LazyFrame[Any]] = lambda frame: frame
+    units: nw.LazyFrame[Any],
+    evaluated: Callable[[nw.LazyFrame[Any]], nw.LazyFrame[Any]] = lambda frame: frame,
+    besides: Callable[[nw.Expr], nw.Expr] | None = None,
 ) -> nw.LazyFrame[Any]:
     """The rate of all units of a metric, and the limits of each for its size; shares, not percents.
 
@@ -45,6 +47,8 @@ def with_funnel_limits(
     Args:
         units: metric, hospital_id, numerator_count, denominator_count; a row per unit.
         evaluated: evaluates a plan once, for engines that would otherwise compute it for every column.
+        besides: the variance of a count besides that of chance, by what is expected of it, for limits that are not
+            estimated; None for none.
     """
     n, count = nw.col("denominator_count"), nw.col("numerator_count")
     counted = nw.when(n > 0)
@@ -76,7 +80,12 @@ def with_funnel_limits(
         .with_columns(_excess=nw.when(excess > 0).then(excess).otherwise(nw.lit(0.0)))
         .with_columns(between_variance=nw.when(k >= LEAST_UNITS).then(nw.col("_excess").round(12)))
     )
-    centre, chance = nw.col("centre"), (nw.col("centre") * (1.0 - nw.col("centre")) / n).sqrt()
+    centre = nw.col("centre")
+    rest = 1.0 - centre
+    variance = centre * rest / n
+    if besides is not None:
+        variance = variance + (rest * rest * besides(n * centre) + centre * centre * besides(n * rest)) / (n * n)
+    chance = variance.sqrt()
     reach = SIGMAS * (1.0 / nw.col("_weight") + nw.col("between_variance")).sqrt()
     low, high = nw.col("_centre") - reach, nw.col("_centre") + reach
     dispersed = ~nw.col("between_variance").is_null()

@@ -445,7 +445,7 @@ def _round_table(
         {"secret": secret},
     )
     if how.limits:
-        recompute_limits(connection, contract.name, how.limits)
+        recompute_limits(connection, contract.name, how.limits, rules.base, _rounded_units(connection, there))
 
 
 def _made(table: PublishedTable, rules: SmallCells, counts: Sequence[str], source: _Source | None) -> Iterator[str]:
@@ -618,6 +618,7 @@ def _make_rates(connection: duckdb.DuckDBPyConnection, rules: SmallCells, there:
             else ", ".join(f"sum({count}) as {count}" for count in _COUNTS_OF_RATES[:3])
             + ", sum(population_count) - sum(denominator_count) as excluded_count "
         )
+        + ", count(*) as rounded_count "
         + f"from temp.protected_{name}{_where_total(CONTRACTS[name].key, ())} group by all"
         for metric, (name, day, *n) in rules.metrics.items()
         if name in there
@@ -625,6 +626,15 @@ def _make_rates(connection: duckdb.DuckDBPyConnection, rules: SmallCells, there:
     if parts:
         connection.execute(f"create or replace temp table protected_{_RATES} as {' union all '.join(parts)}")
     return bool(parts)
+
+
+def _rounded_units(connection: duckdb.DuckDBPyConnection, there: Collection[str]) -> pl.DataFrame:
+    """Of how many rounded counts a hospital's of the whole period is the sum, by metric; empty without rates."""
+    found = pl.DataFrame(schema={"metric": pl.String, "hospital_id": pl.String, "rounded_count": pl.Int64})
+    if _RATES in there:
+        counted = "sum(rounded_count)::bigint as rounded_count"
+        found = connection.sql(f"select metric, hospital_id, {counted} from temp.protected_{_RATES} group by all").pl()
+    return found
 
 
 def _where_total(key: Sequence[str], apart: Collection[str]) -> str:
