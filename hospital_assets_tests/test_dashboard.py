@@ -550,6 +550,12 @@ def test_peak_hours_are_those_of_the_kpi_table(shown: Settings, served: Served) 
         assert listed[name, f"{row['hour_of_day']:02d}:00"] == pytest.approx(row["arrivals_per_hour"])
 
 
+def test_an_export_says_which_part_of_the_slice_it_does_not_follow(served: Served) -> None:
+    asked = "figure=blood&period=days&from=2026-03-07&to=2026-03-09&hospital=H1&triage=3"
+    about = requests.get(f"{served.address}/overview.csv?{asked}", timeout=120).text.split("\r\n", 1)[0]
+    assert "2026-03-07 to 2026-03-09" in about and "Not by period or triage" in about and "department," not in about
+
+
 @pytest.mark.fast_as("executive")
 @pytest.mark.parametrize("audience", ["admin", "executive", "doctor-H1"])
 def test_every_page_says_something_for_every_slice(served: Served, audience: str) -> None:

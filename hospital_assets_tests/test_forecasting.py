@@ -304,6 +304,7 @@ def test_a_hospital_alone_with_few_days_has_its_own_profile() -> None:
 
 def test_bands_of_hospitals() -> None:
     assert visits_of_band("20000-39999") == 29_999.5 and visits_of_band("80,000+") == 80_000
+    assert visits_of_band("<20,000") == visits_of_band("0-20000") == 10_000
     assert visits_of_band(None) is None and visits_of_band("small") is None
 
 

@@ -47,7 +47,17 @@ from hospital_assets.dashboard.figures import Card, Page
 from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.dashboard.mart import Mart
 from hospital_assets.dashboard.pages.menu import MENU, Entry, pages_of
-from hospital_assets.dashboard.render import FOLDER, NOW, as_csv, choices, file_name, query, render, sentence
+from hospital_assets.dashboard.render import (
+    FOLDER,
+    NOW,
+    as_csv,
+    choices,
+    file_name,
+    not_followed,
+    query,
+    render,
+    sentence,
+)
 from hospital_assets.dashboard.slices import Slice, not_found, read_slice
 from hospital_assets.dashboard.store import NothingPublishedError, Store
 from hospital_assets.files import StateError
@@ -237,7 +247,8 @@ def _export(request: Request) -> Response:
     for figure in _made(dashboard, mart, entry, where).figures:
         if figure.id == wanted:
             _note(request, "export", f"{entry.name}.{figure.id}", mart.version, query(where))
-            about = ". ".join(filter(None, (_of_slice(mart, entry, where), _of_publication(mart))))
+            sliced = (_of_slice(mart, entry, where), not_followed(figure, where)) if entry.has_slicers else ()
+            about = ". ".join(filter(None, (*sliced, _of_publication(mart))))
             return PlainTextResponse(
                 as_csv(figure, about),
                 media_type="text/csv; charset=utf-8",

@@ -320,5 +320,6 @@ def series_of(
 
 def visits_of_band(band: str | None) -> float | None:
     """The middle of a volume band: `20000-39999`, `<20000`, `80000+`, with or without commas; None where unreadable."""
-    numbers = [int(part) for part in "".join(c if c.isdigit() else " " for c in (band or "").replace(",", "")).split()]
+    stated = (band or "").replace(",", "").replace("<", "0-")
+    numbers = [int(part) for part in "".join(c if c.isdigit() else " " for c in stated).split()]
     return sum(numbers) / len(numbers) if numbers else None
