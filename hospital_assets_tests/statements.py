@@ -557,6 +557,9 @@ def _doctors(o: Oracle, where: Slice) -> Facts:
         col("service_date").is_between(where.first, where.last) & ((col("visit_count") > 0) | (col("shift_hours") > 0))
     )
     hours, visits = days["shift_hours"].sum() or 0, total(days, "visit_count")
+    if hours:
+        on_shift = o.at("kpi_physician_workload", where).filter(col("shift_hours") > 0).select("doctor_key")
+        visits = total(days.join(on_shift, on="doctor_key"), "visit_count")
     return [days["doctor_key"].n_unique(), number(visits / hours, 2) if hours else visits]
 
 
@@ -957,9 +960,10 @@ def workforce(o: Oracle, where: Slice) -> Told:
     """Workforce, without the week ahead."""
     told: Told = {"doctors": _doctors(o, where), "doctors-chart": _doctors_outside(o, where)}
     home = o.at("kpi_physician_workload", where).select("doctor_key").filter(col("doctor_key") > 0)
+    on_shift = o.at("kpi_physician_workload", where).filter(col("shift_hours") > 0).select("doctor_key")
     days = (
         o.table("kpi_physician_workload_daily")
-        .join(home, on="doctor_key")
+        .join(on_shift.filter(col("doctor_key") > 0), on="doctor_key")
         .group_by(day="service_date")
         .agg(n=col("visit_count").sum(), hours=col("shift_hours").sum())
         .with_columns(value=pl.when(col("hours") > 0).then(col("n") / col("hours")))

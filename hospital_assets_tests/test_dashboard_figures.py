@@ -44,7 +44,8 @@ from hospital_assets.dashboard.pages.menu import MENU
 from hospital_assets.dashboard.pages.overview import _before
 from hospital_assets.dashboard.pages.overview_queries import arrivals_by_hour
 from hospital_assets.dashboard.pages.quality import quality, sight_of
-from hospital_assets.dashboard.pages.shared_queries import equity, people
+from hospital_assets.dashboard.pages.shared import doctors_card
+from hospital_assets.dashboard.pages.shared_queries import active_doctors, equity, people
 from hospital_assets.dashboard.pages.today import today
 from hospital_assets.dashboard.pages.workforce_queries import shift_patterns, staff_by_hour, workload
 from hospital_assets.dashboard.pages.workforce_rosters import _mean_waits, week_ahead
@@ -303,7 +304,7 @@ def test_a_longer_point_is_the_ratio_of_its_sums() -> None:
         create schema kpis; create schema dimensions;
         create table dimensions.dim_hospital as select 1 as hospital_key, 'H1' as hospital_id;
         create table dimensions.dim_department as select 1 as department_key, 'Emergency' as department_name;
-        create table kpis.kpi_physician_workload as select 1 as doctor_key, 1 as hospital_key;
+        create table kpis.kpi_physician_workload as select 1 as doctor_key, 1 as hospital_key, 3000.0 as shift_hours;
         create table kpis.kpi_physician_workload_daily as select date '2025-01-06' + i::int as service_date,
                1 as doctor_key, if(i % 2 = 0, 15, 60) as visit_count, 15.0 as shift_hours from range(200) t(i);
         create table kpis.kpi_occupancy_daily as select date '2025-01-06' + i::int as service_date, 'H1' as hospital_id,
@@ -354,6 +355,31 @@ def test_the_census_by_hour_has_every_patient_once_when_clocks_change(
     assert [row["hour_local"].hour for row in found] == hours
     assert {row["beds"] for row in found} == {10.0 * len(zones)}
     assert found[1]["patients_count"] == 11 * len(zones)
+
+
+def test_what_doctors_without_a_roster_see_is_in_nobodys_hours() -> None:
+    """H1 has a roster, H2 none: 100 patients in 50 hours a day, and 300 besides."""
+    first = date(2026, 1, 5)
+    mart = in_memory(first, first + timedelta(days=27))
+    mart.connection.execute(
+        """
+        create schema kpis; create schema dimensions;
+        create table dimensions.dim_hospital as select n as hospital_key, 'H' || n as hospital_id from range(1, 3) t(n);
+        create table dimensions.dim_department as select 1 as department_key, 'Emergency' as department_name;
+        create table kpis.kpi_physician_workload_daily as select date '2026-01-05' + i::int as service_date,
+               d as doctor_key, if(d = 1, 100, 300) as visit_count, if(d = 1, 50.0, 0.0) as shift_hours
+        from range(28) t(i), range(1, 3) u(d);
+        create table kpis.kpi_physician_workload as select doctor_key, doctor_key as hospital_key,
+               sum(shift_hours) as shift_hours from kpis.kpi_physician_workload_daily group by all;
+        """
+    )
+    where = Slice("all", first, mart.known.last, is_whole=True)
+    assert {point.value for point in workload(mart, where).points["load"]} == {2.0}
+    card = doctors_card(active_doctors(mart, where))
+    assert (card.value, card.detail) == ("2", "2.00 new patients per shift hour")
+    alone = replace(where, hospital="H2")
+    assert workload(mart, alone).points["load"] == []
+    assert doctors_card(active_doctors(mart, alone)).detail == "8,400 visits"
 
 
 def test_an_average_of_the_busiest_days_is_none_of_all() -> None:

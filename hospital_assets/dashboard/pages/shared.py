@@ -134,7 +134,7 @@ def doctors_card(row: Row) -> Card:
     """The number of doctors who worked in the period, and their new patients per hour."""
     count = row["doctors_count"]
     hours = row["shift_hours"] or 0
-    per_hour = f"{number(row['visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
+    per_hour = f"{number(row['rostered_visit_count'] / hours, 2)} new patients per shift hour" if hours else ""
     return Card(
         "doctors",
         "Active doctors",

@@ -99,13 +99,15 @@ def physicians(mart: Mart, where: Slice) -> list[Row]:
 
 
 def active_doctors(mart: Mart, where: Slice) -> Row:
-    """Doctors with a shift or a patient in the period, and their visits."""
+    """Doctors with a shift or a patient in the period, their visits, and those of doctors who have shifts at all."""
     (row,) = mart.sliced(
         "select count(distinct doctor_key)::bigint as doctors_count, "
         "coalesce(sum(d.visit_count), 0)::bigint as visit_count, "
+        "coalesce(sum(d.visit_count) filter (w.hours > 0), 0)::bigint as rostered_visit_count, "
         "coalesce(sum(d.shift_hours), 0) as shift_hours "
         "from kpis.kpi_physician_workload_daily d "
-        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
+        "join (select doctor_key, hospital_key, shift_hours as hours from kpis.kpi_physician_workload) w "
+        "using (doctor_key) "
         "join dimensions.dim_hospital h using (hospital_key) "
         "where doctor_key > 0 and (d.visit_count > 0 or d.shift_hours > 0) "
         "and $hospital in ('all', h.hospital_id) and service_date between $first and $last",

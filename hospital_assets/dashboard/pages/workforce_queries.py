@@ -15,13 +15,14 @@ _OWN = "$hospital in ('all', hospital_id)"
 
 
 def workload(mart: Mart, where: Slice) -> OverTime:
-    """New patients per shift hour."""
+    """New patients per shift hour, of doctors with shifts: what others see is in nobody's hours."""
     return over_time(
         mart,
         where,
         "select d.service_date as day, sum(d.visit_count) as visits, sum(d.shift_hours) as hours "
         "from kpis.kpi_physician_workload_daily d "
-        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload) w using (doctor_key) "
+        "join (select doctor_key, hospital_key from kpis.kpi_physician_workload where shift_hours > 0) w "
+        "using (doctor_key) "
         f"where doctor_key > 0 {mart.only(replace(where, department=ALL), 'w')} "
         "and d.service_date between $first and $last group by 1",
         {"load": Measured("visits / nullif(hours, 0)", "visits", weight="hours")},
