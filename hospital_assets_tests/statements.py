@@ -864,7 +864,8 @@ def _in_and_out(o: Oracle, where: Slice) -> Told:
 
 def _wards(o: Oracle, where: Slice) -> Facts | None:
     rows = o.table("kpi_occupancy_daily").filter(col("service_date").is_between(where.first, where.last))
-    newest = rows["service_date"].max()
+    over = rows.filter(col("service_date") <= o.known.complete_until)
+    newest = (over if over.height else rows)["service_date"].max()
     rows = rows.filter(
         (col("service_date") == newest)
         & (col("department_name") != "all inpatient")

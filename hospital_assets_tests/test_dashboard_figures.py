@@ -31,7 +31,12 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
-from hospital_assets.dashboard.pages.capacity_queries import boarding_by_destination, occupancy, occupancy_by_hour
+from hospital_assets.dashboard.pages.capacity_queries import (
+    boarding_by_destination,
+    occupancy,
+    occupancy_by_hour,
+    occupancy_now,
+)
 from hospital_assets.dashboard.pages.conditions_queries import condition_trends, is_by_month
 from hospital_assets.dashboard.pages.deterioration import deterioration
 from hospital_assets.dashboard.pages.deterioration_queries import intervals
@@ -437,6 +442,27 @@ def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
     )
     whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n)) for n in (8, 9))
     assert _before(mart, whole) is not None and _before(mart, begun) is None
+
+
+def test_departments_are_shown_on_a_day_that_is_over() -> None:
+    """On the day in progress, two hours old, nobody can say how full it will have been."""
+    first = date(2026, 3, 1)
+    mart = in_memory(first, first + timedelta(days=9))
+    mart.__dict__["known"] = replace(mart.known, complete_until=first + timedelta(days=8))
+    mart.connection.execute(
+        "create schema kpis; create table kpis.kpi_occupancy_daily as select "
+        "date '2026-03-01' + i::int as service_date, 'H1' as hospital_id, 'ICU' as department_name, "
+        "10 as bed_capacity, 5 as midnight_patients_count, 50.0 as midnight_pct, "
+        "if(i = 9, 100.0, 60.0) as time_weighted_pct, 10 as peak_patients_count, 100.0 as peak_pct from range(10) t(i)"
+    )
+    shown = {
+        days: [(row["service_date"].day, row["time_weighted_pct"]) for row in occupancy_now(mart, where)]
+        for days, where in (
+            ("all", Slice("all", first, mart.known.last)),
+            ("begun", Slice("days", mart.known.last, mart.known.last)),
+        )
+    }
+    assert shown == {"all": [(9, 60.0)], "begun": [(10, 100.0)]}
 
 
 def test_at_once_is_a_target_of_the_minutes_that_the_kpi_takes_for_it(admin: Mart) -> None:

@@ -30,16 +30,18 @@ def occupancy(mart: Mart, where: Slice) -> OverTime:
 
 
 def occupancy_now(mart: Mart, where: Slice) -> list[Row]:
-    """Each department on the last day of the slice: beds, mean, midnight and peak occupancy."""
+    """Each department on the last day of the slice that is over, or the one in progress: beds, mean, midnight, peak."""
     return mart.sliced(
         "select o.service_date, o.hospital_id, o.department_name, o.bed_capacity, o.midnight_patients_count, "
         "o.midnight_pct, o.time_weighted_pct, o.peak_patients_count, o.peak_pct "
-        "from kpis.kpi_occupancy_daily o where o.service_date = (select max(service_date) from "
+        "from kpis.kpi_occupancy_daily o where o.service_date = (select coalesce("
+        "max(service_date) filter (service_date <= $until), max(service_date)) from "
         "kpis.kpi_occupancy_daily where service_date between $first and $last) "
         "and $hospital in ('all', o.hospital_id) and $department in ('all', o.department_name) "
         "and o.department_name <> 'all inpatient' and o.bed_capacity is not null "
         "order by o.hospital_id, o.department_name",
         where,
+        until=mart.known.complete_until,
     )
 
 
