@@ -268,6 +268,21 @@ class Oracle:
                 found = found.filter(col(column) == chosen)
         return found
 
+    def known_days(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of days since their hospital began, but for more than a month without any record of it."""
+        visits = self.table("kpi_waits_daily")
+        visits = visits.filter((col("department_name") == "all") & (col("triage_group") == "all"))
+        end = visits["service_date"].max()
+        assert isinstance(end, date)
+        found: set[tuple[str, date]] = set()
+        for hospital in visits["hospital_id"].unique():
+            days = sorted({*visits.filter(col("hospital_id") == hospital)["service_date"], end + timedelta(days=1)})
+            for earlier, later in itertools.pairwise(days):
+                span = (later - earlier).days
+                found |= {(hospital, earlier + timedelta(days=n)) for n in range(span if span <= 31 else 1)}
+        there = [pair in found for pair in rows.select("hospital_id", "service_date").iter_rows()]
+        return rows.filter(pl.Series(there, dtype=pl.Boolean))
+
     def at(self, name: str, where: Slice) -> pl.DataFrame:
         """The rows of a chosen hospital of a table with keys instead of identifiers."""
         keys = self.table("dim_hospital").select("hospital_key", "hospital_id")
@@ -289,18 +304,25 @@ class Oracle:
         return self.visits(where).filter((col("service_date") >= since) & ~col("is_cancelled"))
 
     def chart(
-        self, days: pl.DataFrame, where: Slice, better: Better, *, least: int | None = None, is_count: bool = False
+        self,
+        days: pl.DataFrame,
+        where: Slice,
+        better: Better,
+        *,
+        least: int | None = None,
+        is_count: bool = False,
+        weight: str = "n",
     ) -> Chart:
-        """A series (day, value, n) against chance: points by day, whole week or month; those of a slice."""
+        """A series (day, value, n, weight) against chance: points by day, whole week or month; those of a slice."""
         least = self.few if least is None else least
         span = {"day": "1d", "week": "1w", "month": "1mo"}[where.grain]
-        weighed = col("value") if is_count else col("value") * col("n")
+        weighed = col("value") if is_count else col("value") * col(weight)
         points = (
             days.filter(col("day") <= self.known.complete_until)
             .with_columns(start=col("day").dt.truncate(span))
             .filter(col("value").is_not_null())
             .group_by("start")
-            .agg(weighed.sum().alias("value"), n=col("n").sum())
+            .agg(weighed.sum().alias("value"), n=col("n").sum(), by=col(weight).sum())
             .with_columns(end=col("start").dt.offset_by(span).dt.offset_by("-1d"))
             .filter((col("start") >= self.known.first) & (col("end") <= self.known.complete_until))
             .filter(col("n") >= least)
@@ -308,7 +330,7 @@ class Oracle:
         )
         dots = []
         for row in points.iter_rows(named=True):
-            by = (row["end"] - row["start"]).days + 1 if is_count else row["n"]
+            by = (row["end"] - row["start"]).days + 1 if is_count else row["by"]
             if by:
                 dots.append(Dot(row["start"], row["end"], row["value"] / by, row["n"]))
         placed, centre, lower, upper = signals(dots)
@@ -584,7 +606,7 @@ def _departments(o: Oracle, where: Slice) -> Facts | None:
 
 
 def _peak_hours(o: Oracle, where: Slice) -> Facts | None:
-    rows = o.table("kpi_arrivals_hourly")
+    rows = o.known_days(o.table("kpi_arrivals_hourly"))
     rows = rows if where.hospital == "all" else rows.filter(col("hospital_id") == where.hospital)
     rows = rows.filter(col("service_date").is_between(where.first, where.last))
     by = (
@@ -820,7 +842,7 @@ def capacity(o: Oracle, where: Slice) -> Told:
         )
         .with_columns(value=pl.when(col("there") > 0).then(100 * col("used") / col("there")))
     )
-    chart = o.charts["occupancy"] = o.chart(days, where, "neither", least=1)
+    chart = o.charts["occupancy"] = o.chart(days, where, "neither", least=1, weight="there")
     newest = chart.dots[-1:]
     told["occupancy"] = (
         [number(newest[0].value, 1), day_of(newest[0].start), newest[0].n, *said_by_chance(chart, is_newest=True)]
@@ -969,7 +991,7 @@ def workforce(o: Oracle, where: Slice) -> Told:
         .agg(n=col("visit_count").sum(), hours=col("shift_hours").sum())
         .with_columns(value=pl.when(col("hours") > 0).then(col("n") / col("hours")))
     )
-    chart = o.charts["load"] = o.chart(days, where, "neither")
+    chart = o.charts["load"] = o.chart(days, where, "neither", weight="hours")
     newest = chart.dots[-1:]
     told["load"] = (
         [number(newest[0].value, 2), day_of(newest[0].start), *said_by_chance(chart, is_newest=True)]
@@ -999,7 +1021,7 @@ def _cover(o: Oracle, where: Slice) -> Told:
     told: Told = {"staffing": None, "pressure": None}
     if not o.has("kpi_staffing_hourly"):
         return told
-    rows = o.of("kpi_staffing_hourly", where, is_pooled=False)
+    rows = o.known_days(o.of("kpi_staffing_hourly", where, is_pooled=False))
     by = (
         rows.group_by("iso_weekday_number", "hour_of_day")
         .agg(
