@@ -277,6 +277,9 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     assert waits.kind == "empty" and "Choose a hospital" in waits.subtitle
     # One of two hospitals has no suggestion: no roster of both is drawn, and the reason is there.
     assert len(need.spec["lines"]) == 2 and need.rows[0][2:5] == [3, 4, 1]
+    supposed = week_ahead(mart, replace(both, doctors=1))[0]
+    assert supposed.rows[0][2:5] == [3, 6, 0] and supposed.what_if is not None
+    assert supposed.what_if.label.endswith("in every hour of each hospital")
     # A doctor too many at one is of no use to the other.
     assert need.title == "Fewer doctors than needed at some hospital in 1 of 2 hours; most short Mon 07:00"
     assert "H2: no roster is suggested: there is hardly ever a queue" in compared.note

@@ -82,6 +82,7 @@ def _need(rows: list[Row], compared: list[Row], where: Slice) -> Figure:
     short = [row for row in rows if row["short"]]
     worst = max(rows, key=lambda row: (row["short"], row["offered_load"]))
     supposed = f", with {number(abs(more))} {'more' if more > 0 else 'fewer'} in each" if more else ""
+    every = "every hour of each hospital" if place else "every hour"
     lines = [
         line("present roster", [row["present"] for row in rows], "step"),
         line("needed", [row["needed"] for row in rows], "actual"),
@@ -109,7 +110,7 @@ def _need(rows: list[Row], compared: list[Row], where: Slice) -> Figure:
         measure=STAFF_NEEDED,
         ignores=_IGNORES,
         height=260,
-        what_if=WhatIf("doctors", "What if: doctors more or fewer in every hour", more, -MOST_DOCTORS, MOST_DOCTORS),
+        what_if=WhatIf("doctors", f"What if: doctors more or fewer in {every}", more, -MOST_DOCTORS, MOST_DOCTORS),
     )
 
 
