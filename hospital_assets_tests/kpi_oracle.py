@@ -1292,7 +1292,8 @@ def kpi_readmissions(stored: Stored) -> Expected:
         stays.append(stay)
         if stay["person"] is not None:
             by_person[stay["person"]].append(stay)
-    last_day = (stored.as_of - DAY).date()
+    # The latest day that is over at every hospital.
+    last_day = (stored.as_of - 12 * HOUR).date() - DAY
 
     def following(stay: Row) -> Row | None:
         later = [

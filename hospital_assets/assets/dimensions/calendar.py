@@ -57,7 +57,8 @@ def _special(what: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=CONTRACTS[f"dim_{what}"].polars_schema)
 
 
-#: Zones differ by whole quarters of an hour, and so do their clocks before and after a change.
+#: Zones differ by whole quarters of an hour, and so do their clocks before and after a change. Of those moved since
+#: 2020 only Antarctica/Casey's was moved within a quarter (at 0:01): its hours begin with the next quarter then.
 _QUARTERS = (0, 15, 30, 45)
 
 

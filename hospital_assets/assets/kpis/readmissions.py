@@ -1,7 +1,5 @@
 """Readmissions: inpatients who are unplanned inpatients again within `READMISSION_DAYS`."""
 
-from datetime import timedelta
-
 import dagster as dg
 import narwhals as nw
 
@@ -13,6 +11,7 @@ from hospital_assets.assets.kpis.episodes import with_following
 from hospital_assets.assets.kpis.returns import persons_of
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.condition_groups import CANCER, is_in_ranges
 from hospital_assets.measures.presence import segment_until
@@ -45,7 +44,7 @@ def kpi_readmissions(
         dim_hospital,
         dim_condition,
     ).join(persons_of(dim_patient, dim_person), on="patient_key", how="left")
-    data_end = nw.lit((clock.now() - timedelta(days=1)).date()).cast(nw.Date)
+    data_end = nw.lit(last_whole_day(clock.now())).cast(nw.Date)
     return readmissions(checkpoint(stays), data_end).select(CONTRACTS["kpi_readmissions"].column_names)
 
 
