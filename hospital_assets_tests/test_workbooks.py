@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from hospital_assets.landing.content import UnreadableError
-from hospital_assets.landing.profile import parse_profile
+from hospital_assets.landing.profile import Subject, parse_profile
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
@@ -126,9 +126,11 @@ def test_the_profile_names_the_sheet(tmp_path: Path, warehouse: Warehouse) -> No
 def test_times_and_durations_are_written_out(tmp_path: Path) -> None:
     spec = parse_profile(PROFILE.format(more=""), "mine.toml").subjects["er_visits"]
     path = tmp_path / "v.xlsx"
-    cells = [date(2026, 3, 1), time(9, 30), timedelta(hours=26, minutes=3), True, 5.25, 1e20, "00012", None]
-    path.write_bytes(workbook(("a", [list("abcdefgh"), cells])))
-    assert csv_content(path, spec).text.splitlines()[1] == "2026-03-01,09:30:00,26:03:00,true,5.25,1e+20,00012,"
+    cells = [date(2026, 3, 1), time(9, 30), timedelta(hours=26, minutes=3), True, 5.25, 1e20, "00012", 2**53 - 1, None]
+    path.write_bytes(workbook(("a", [list("abcdefghi"), cells])))
+    assert csv_content(path, spec).text.splitlines()[1] == (
+        "2026-03-01,09:30:00,26:03:00,true,5.25,1e+20,00012,9007199254740991,"
+    )
 
 
 ODS = """<?xml version="1.0"?><office:document-content
@@ -174,6 +176,28 @@ def test_a_parquet_file_lands_likewise(tmp_path: Path, warehouse: Warehouse) -> 
     )
     assert [row[:3] for row in rows_of(zone)] == [("7", "2026-03-01 09:30:00.000000+00:00", "3.5"), ("8", None, None)]
     assert states(zone)["w.parquet"][1].startswith("1 of its columns hold lists, structures or bytes")
+
+
+def test_numbers_and_clocks_of_parquet_are_written_as_others_write_them(tmp_path: Path) -> None:
+    """A column of whole numbers with a gap is one of floats, and one clock beyond the calendar is no clock."""
+    path = tmp_path / "v.parquet"
+    ends = pl.Series([2**63 - 1, -(2**63) + 1, 0], dtype=pl.Int64)
+    frame = pl.DataFrame(
+        {
+            "id": [1234567890123456.0, None, float("nan")],
+            "level": pl.Series([3.0, 2.5, 37.2], dtype=pl.Float32),
+            "day": pl.Series([2**31 - 1, -(2**31), 0], dtype=pl.Int32).cast(pl.Date),
+            "local": ends.cast(pl.Datetime("us")),
+            "instant": ends.cast(pl.Datetime("us", "UTC")),
+            "amount": pl.Series(["7.00", None, "0.10"]).cast(pl.Decimal(9, 2)),
+        }
+    )
+    path.write_bytes(parquet(frame))
+    assert csv_content(path, Subject(files=("*",), columns={})).text.splitlines()[1:] == [
+        "1234567890123456,3,infinity,infinity,infinity,7.00",
+        ",2.5,infinity,infinity,infinity,",
+        ",37.2,1970-01-01,1970-01-01 00:00:00.000000,1970-01-01 00:00:00.000000+00:00,0.10",
+    ]
 
 
 SOUND = workbook(("visits", [HEAD, *ROWS]))

@@ -34,8 +34,12 @@ _NOT_READ = {
 _BREAKS = re.compile(r"\s*[\r\n]+\s*")
 #: First and last cell, each as row and column.
 Range = tuple[tuple[int, int], tuple[int, int]]
-#: Whole numbers up to here are exact in a workbook.
-_EXACT = 1e15
+#: Whole numbers up to here are exact as floating-point numbers.
+_EXACT = 2**53
+#: No calendar has more days before or after 1970: beyond stands what databases call infinity.
+_MOST_DAYS = 95_000_000
+#: Ticks of a day, by unit.
+_TICKS = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 
 
 def table_kind(path: Path) -> str | None:
@@ -165,7 +169,7 @@ def _text(cell: object) -> str:
     match cell:
         case bool():
             return "true" if cell else "false"
-        case float() if cell.is_integer() and abs(cell) < _EXACT:
+        case float() if cell.is_integer() and abs(cell) <= _EXACT:
             return f"{cell:.0f}"
         case datetime():
             return cell.isoformat(" ")
@@ -189,13 +193,24 @@ def _parquet(path: Path, spec: Subject, limits: FileLimits) -> list[Sequence[str
         )
     if table.estimated_size() > limits.megabytes * 1_000_000:
         raise UnreadableError(f"unpacked, it is over {limits.megabytes:,} MB; {IN_PARTS}")
-    texts = table.select(
-        (pl.col(name).dt.to_string("iso") if kind.is_temporal() else pl.col(name).cast(pl.String))
-        .fill_null("")
-        .alias(name)
-        for name, kind in table.schema.items()
-    )
+    texts = table.select(_as_text(name, kind).fill_null("").alias(name) for name, kind in table.schema.items())
     return [table.columns, *texts.rows()]
+
+
+def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column of a Parquet file as it would be exported; null where there is no value."""
+    value = pl.col(name)
+    if kind.is_float():
+        # An integer column with gaps is written as one of floating-point numbers, gaps as NaN.
+        is_whole = (value == value.round()) & (value.abs() <= _EXACT)
+        whole = pl.when(is_whole).then(value).cast(pl.Int64, strict=False).cast(pl.String)
+        return pl.when(value.is_not_nan()).then(pl.coalesce(whole, value.cast(pl.String)))
+    if isinstance(kind, (pl.Date, pl.Datetime)):
+        days = value.to_physical() / (_TICKS[kind.time_unit] if isinstance(kind, pl.Datetime) else 1)
+        is_moment = days.abs() <= _MOST_DAYS
+        moment = pl.when(is_moment).then(value).dt.to_string("iso")
+        return pl.when(is_moment).then(moment).when(~is_moment).then(pl.lit("infinity"))
+    return value.dt.to_string("iso") if kind.is_temporal() else value.cast(pl.String)
 
 
 _READERS: dict[str, Callable[[Path, Subject, FileLimits], Sequence[Sequence[str]]]] = {
