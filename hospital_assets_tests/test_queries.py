@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -11,9 +12,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hospital_assets.landing.profile import ProfileError, parse_profile
+from hospital_assets.landing.profile import ProfileError, Query, Subject, parse_profile
+from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.settings import Settings
 from hospital_assets.sources import queries
+from hospital_assets.sources.databases import open_database
+from hospital_assets.sources.remote import RemoteError
 from hospital_assets_tests.reporting_databases import PROFILE, Database, look, postgresql_database, profile, rows
 
 
@@ -121,6 +125,56 @@ def test_files_are_of_so_many_rows_and_go_with_their_rows(
     database.run("insert into visits values (1)")
     assert look(settings).brought == 1
     assert look(settings, profile(more=" order by id")).brought == 1 and rows(settings) == [1, 1]
+
+
+#: What is asked for -> what its column lands as.
+KINDS = {
+    "'0007'::citext": "0007",
+    "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+    "'home'::disposition": "home",
+    "12.5::money": "$12.50",
+    "array['a', 'b']": "{a,b}",
+    "row(1, 'x')": "(1,x)",
+    "b'101'": "101",
+    "'\\xdead'::bytea": "\\xdead",
+    "'1 day 02:03'::interval": "1 day 02:03:00",
+    "'08:10+02'::timetz": "08:10:00+02",
+    "'24:00'::time": "24:00:00",
+    "'2026-03-01 08:10-06'::timestamptz": "2026-03-01 14:10:00.000000+00:00",
+    "'infinity'::timestamp": "infinity",
+    "'infinity'::date": "infinity",
+    "1001::float8": "1001",
+    "'NaN'::float8": "",
+    "2.50::numeric": "2.50",
+    "true": "true",
+}
+
+
+@pytest.mark.slow
+def test_every_kind_of_column_lands_as_the_database_writes_it(server: Callable[[], Database], tmp_path: Path) -> None:
+    """One column that Arrow or Parquet has no type for, or one value beyond its range, stops none of the rows."""
+    database = server()
+    for statement in (
+        "create extension if not exists citext",
+        "do $$ begin create type disposition as enum ('home'); exception when duplicate_object then null; end $$",
+    ):
+        database.run(statement)
+    sql = f"select {', '.join(f'{kind} as c{place}' for place, kind in enumerate(KINDS))} -- and that is all"
+    for asked in (sql, f"{sql.partition(' --')[0]};"):
+        with open_database(database.url) as found:
+            (file,) = queries._written(found.batches(asked, {}, 9), tmp_path, Query(sql="select 1"))
+        text = csv_content(file, Subject(files=("x",), columns={})).text
+        assert next(iter(csv.reader(text.splitlines()[1:]))) == list(KINDS.values())
+
+
+@pytest.mark.slow
+def test_two_columns_of_one_name_are_said(database: Database, tmp_path: Path) -> None:
+    database.run("insert into visits values (1)")
+    for more in ("", ", 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'::uuid as key"):
+        with open_database(database.url) as found, pytest.raises(RemoteError, match="two columns .* have one name"):
+            queries._written(
+                found.batches(f"select id, level as id{more} from visits", {}, 9), tmp_path, Query(sql="x")
+            )
 
 
 FAULTS = {

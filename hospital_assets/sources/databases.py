@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote, urlsplit
 
 from hospital_assets.sources.remote import RemoteError
+from hospital_assets.warehouse.dialect.frames import quoted
 
 #: `:since` and `:until` in a query, not PostgreSQL's `::type`.
 _BOUND = re.compile(r"(?<!:):(since|until)\b")
@@ -28,6 +29,8 @@ _LOGIN_SECONDS = 30
 _BATCH_BYTES, _LONGEST_TEXT = 64_000_000, 65_536
 _ORACLE_ROWS = 50_000
 _IN_MIDSTREAM = "it gave up while it sent rows; a value may not be read as its type: try it there"
+#: What to do where nobody can tell two columns of a result apart.
+ONE_NAME = "two columns of its result have one name; name one of them otherwise (`as`)"
 _TOO_SLOW = "it took longer than its `seconds`; ask for less at a time, or raise them"
 #: SQLSTATE, or its class, -> what to do.
 _WORDS = {
@@ -37,6 +40,8 @@ _WORDS = {
     "25006": "it writes, and the session is read-only; ask with select",
     "28": "the login is refused; correct the URL in the environment",
     "3D": "there is no such database; correct the URL in the environment",
+    "42702": ONE_NAME,
+    "42S21": ONE_NAME,
     "42501": "the login may not read a table of it; let it select",
     "42": "the database does not understand it; try it there",
     "22": "a value cannot be read as its type; cast in the query",
@@ -56,7 +61,7 @@ class Database(Protocol):
         ...
 
     def batches(self, sql: str, moments: Mapping[str, datetime], seconds: int) -> Iterator[Any]:
-        """The rows of a select, as Arrow record batches.
+        """The rows of a select, as Arrow record batches; what Arrow has no exact type for is the database's own text.
 
         Args:
             sql: with `:since` and `:until`.
@@ -114,6 +119,11 @@ def _refused(sqlstate: str, code: str = "") -> RemoteError:
     return RemoteError(f"{words} ({code or f'SQLSTATE {sqlstate}'})")
 
 
+def of_query(sql: str, columns: Iterable[str]) -> str:
+    """Some columns, or expressions of them, of a query."""
+    return f"select {', '.join(columns)} from (\n{sql.strip().rstrip(';')}\n) asked"
+
+
 def _as_text(moment: datetime) -> str:
     """A moment as it is bound where a database is given no type: in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
@@ -139,11 +149,31 @@ class _Postgres:
             for name, value in moments.items():
                 cursor.execute("select set_config('hospital.' || $1, $2, false)", (name, value.isoformat()))
                 cursor.fetchall()
-            cursor.execute(_BOUND.sub(r"current_setting('hospital.\1')::timestamptz", sql))
+            # A comment may end it.
+            asked = _BOUND.sub(r"current_setting('hospital.\1')::timestamptz", sql.strip().rstrip(";")) + "\n"
+            columns = cursor.adbc_execute_schema(asked)
+            if not all(map(_is_plain, columns)):
+                asked = of_query(asked, map(_plain, columns))
+            cursor.execute(asked)
             yield from cursor.fetch_record_batch()
 
     def end(self) -> None:
         self.connection.rollback()
+
+
+def _is_plain(column: Any) -> bool:
+    """Whether a column of PostgreSQL's comes as it is; not money (its decimal point is lost), nor a time (24:00 is)."""
+    import pyarrow as pa
+
+    kind = column.type.storage_type if isinstance(column.type, pa.BaseExtensionType) else column.type
+    is_value = pa.types.is_string(kind) or (pa.types.is_primitive(kind) and not pa.types.is_interval(kind))
+    return is_value and (column.metadata or {}).get(b"POSTGRESQL:type") not in (b"money", b"time")
+
+
+def _plain(column: Any) -> str:
+    """A column of a query, as text where it does not come as it is."""
+    name = quoted(column.name)
+    return name if _is_plain(column) else f"{name}::text as {name}"
 
 
 @contextlib.contextmanager
@@ -315,6 +345,8 @@ class _Product:
         now: asks for its time, in UTC.
         session: what makes a session read-only and in UTC.
         limit: what limits how long a query takes.
+        exactly: kind of a column, as Arrow calls it, or `*` -> what is asked for in its place, where the driver
+            does not give all values of the kind (dates without a day, unsigned numbers, bits, times below zero).
         patience: the keyword for seconds until a server has to have answered, of a driver that minds no other limit.
     """
 
@@ -322,6 +354,7 @@ class _Product:
     now: str
     session: tuple[str, ...] = ()
     limit: str = ""
+    exactly: Mapping[str, str] = field(default_factory=dict)
     patience: str = ""
 
 
@@ -329,8 +362,18 @@ _PRODUCTS = (
     _Product(
         re.compile(r"maria|mysql|libmaodbc", re.IGNORECASE),
         "select utc_timestamp(6) as now",
-        ("set session time_zone = '+00:00'", "set session tx_read_only = 1"),
-        "set session max_statement_time = {seconds}",
+        ("set session time_zone = '+00:00'", "set session transaction read only"),
+        # MariaDB reads the first comment, MySQL the second.
+        "set @limited = 1 /*M! , session max_statement_time = {seconds} */"
+        " /*!50708 , session max_execution_time = {seconds}000 */",
+        # Its driver ends the whole program at a date like 1950-03-00.
+        {
+            **dict.fromkeys(("string", "decimal128"), "{0}"),
+            **dict.fromkeys(("bool", "int8", "int16", "int32", "int64"), "cast({0} as decimal(20))"),
+            "binary": "lower(hex({0}))",
+            "fixed_size_binary": "lower(hex({0}))",
+            "*": "cast({0} as char)",
+        },
         "CONN_TIMEOUT",
     ),
     _Product(re.compile(r"sql server|msodbcsql|tdsodbc|freetds", re.IGNORECASE), "select sysutcdatetime() as now"),
@@ -345,25 +388,33 @@ class _Odbc:
 
     def now(self) -> datetime:
         (batch,) = self.batches(self.product.now, {}, _LOGIN_SECONDS)
-        found: datetime = batch.column(0)[0].as_py()
-        return found.replace(tzinfo=UTC)
+        return datetime.fromisoformat(str(batch.column(0)[0].as_py())).replace(tzinfo=UTC)
 
     def batches(self, sql: str, moments: Mapping[str, datetime], seconds: int) -> Iterator[Any]:
         bound = [_as_text(moments[name]) for name in _BOUND.findall(sql)]
         with _odbc_in_words():
             if self.product.limit:
                 self.connection.execute(self.product.limit.format(seconds=seconds))
-            read = self.connection.read_arrow_batches(
-                _BOUND.sub("?", sql),
+            read = functools.partial(
+                self.connection.read_arrow_batches,
                 parameters=bound or None,
                 max_bytes_per_batch=_BATCH_BYTES,
                 max_text_size=_LONGEST_TEXT,
                 falliable_allocations=True,
                 query_timeout_sec=None if self.product.limit else seconds,
             )
-            for batch in read:
+            asked = _BOUND.sub("?", sql)
+            if self.product.exactly:
+                columns = read(f"{of_query(asked, '*')} limit 0").schema
+                asked = of_query(asked, map(self._exactly, columns))
+            for batch in read(asked):
                 _assert_whole(batch)
                 yield batch
+
+    def _exactly(self, column: Any) -> str:
+        """A column of a query, so that the driver gives every value of it."""
+        name, kind = f"`{column.name.replace('`', '``')}`", re.split(r"\W", str(column.type))[0]
+        return f"{(self.product.exactly.get(kind) or self.product.exactly['*']).format(name)} as {name}"
 
     def end(self) -> None:
         """Nothing: each statement is a transaction of its own."""

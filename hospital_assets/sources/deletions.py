@@ -98,14 +98,21 @@ def compared(
     """
     import duckdb
 
-    key, written = _key(query), f"epoch_us({quoted(query.written or '')})"
+    key, written = _key(query), quoted(query.written or "")
     with duckdb.connect(config={"memory_limit": _MEMORY, "temp_directory": str(room)}) as connection:
         try:
             connection.execute("create temp table there (key varchar)")
             if there:
                 connection.execute(f"insert into there select distinct {key} from {_FILES}", [_names(there)])
+            ((kind, stated),) = connection.execute(
+                f"select any_value(typeof({written})), count({written}) from {_FILES}", [_names(landed)]
+            ).fetchall()
+            if not stated:
+                raise duckdb.InvalidInputException("no row says when it was written")
+            # Clocks of MariaDB come as texts.
+            at = f"cast({written} as timestamp)" if kind == "VARCHAR" else written
             connection.execute(
-                f"create temp table here as select distinct {key} as key from {_FILES} where {written} >= ?",
+                f"create temp table here as select distinct {key} as key from {_FILES} where epoch_us({at}) >= ?",
                 [_names(landed), int(since.timestamp() * 1_000_000)],
             )
             gone = connection.execute("select key from here anti join there using (key) where key is not null")

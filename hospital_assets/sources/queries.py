@@ -24,7 +24,7 @@ from hospital_assets.files import replacing
 from hospital_assets.landing.content import sha256
 from hospital_assets.landing.profile import Profile, Query
 from hospital_assets.settings import Settings
-from hospital_assets.sources.databases import Database, open_database
+from hospital_assets.sources.databases import ONE_NAME, Database, of_query, open_database
 from hospital_assets.sources.deletions import Comparison, compared, write_rows
 from hospital_assets.sources.memory import Memory, Pulled, memory_file
 from hospital_assets.sources.remote import Entry, RemoteError
@@ -177,8 +177,8 @@ class _Question:
         )
         if landed:
             with self._room() as room:
-                sql = f"select {', '.join(query.key)} from (\n{query.sql.strip().rstrip(';')}\n) asked"
-                there = _written(self.database.batches(sql, moments, query.seconds), room, query)
+                keys = self.database.batches(of_query(query.sql, query.key), moments, query.seconds)
+                there = _written(keys, room, query)
                 with compared(query, landed, there, since, room) as comparison:
                     comparison.assert_few()
                     self._bring_back(comparison, {**moments, "until": now}, room / "again")
@@ -295,6 +295,8 @@ def _written(batches: Iterable[Any], folder: Path, query: Query) -> list[Path]:
         for batch in batches:
             if not batch.num_rows:
                 continue
+            if len(set(batch.schema.names)) < batch.num_columns:
+                raise RemoteError(ONE_NAME)
             total += batch.num_rows
             size += batch.nbytes
             if total > query.most_rows:
@@ -303,7 +305,7 @@ def _written(batches: Iterable[Any], folder: Path, query: Query) -> list[Path]:
                 raise RemoteError(
                     f"it gives over {query.most_megabytes:,} MB; ask for less, or raise its `most_megabytes`"
                 )
-            # Types that Arrow does not know (numeric, json) come as their text.
+            # Types that Arrow does not know (numeric, json) come as their texts.
             plain = [one.storage if isinstance(one, pa.ExtensionArray) else one for one in batch.columns]
             plainly = pa.RecordBatch.from_arrays(plain, names=batch.schema.names)
             if writer is None or of_file >= ROWS_OF_A_FILE:
@@ -313,6 +315,8 @@ def _written(batches: Iterable[Any], folder: Path, query: Query) -> list[Path]:
                 writer, of_file = pq.ParquetWriter(files[-1], plainly.schema, compression="zstd"), 0
             writer.write_batch(plainly)
             of_file += batch.num_rows
+    except pa.ArrowException:
+        raise RemoteError("it gives columns of kinds that a file cannot hold; cast them to text in the query") from None
     finally:
         if writer is not None:
             writer.close()
