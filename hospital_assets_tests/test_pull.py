@@ -23,7 +23,7 @@ from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources import memory
+from hospital_assets.sources import memory, remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
@@ -123,6 +123,33 @@ def test_a_file_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> 
     assert set(landed(settings)) == {"d.csv"} and not list(settings.landing.rglob(".*"))
     shelf.broken = {}
     assert brought(settings, shelf).brought == 3 and landed(settings) == shelf.files
+
+
+def test_what_nobody_expected_of_a_source_stops_no_other_and_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(tmp_path)
+    settings.profiles_folder.mkdir()
+    for name in ("bad", "good"):
+        (tmp_path / f"{name}_at").mkdir()
+        profile = PROFILE.format(source=f'[source]\naddress = "file://{tmp_path}/{name}_at"').replace(
+            '"there"', f'"{name}"'
+        )
+        (settings.profiles_folder / f"{name}.toml").write_text(profile)
+    (tmp_path / "good_at" / "a.csv").write_bytes(b"id\n1\n")
+    entries = remote._Folder.entries
+
+    def broken(self: remote._Folder, *arguments: str) -> Iterator[Entry]:
+        if "bad" in str(self._folder):
+            raise IndexError("Mustermann")
+        return entries(self, *arguments)
+
+    monkeypatch.setattr(remote._Folder, "entries", broken)
+    assert main(["--data-dir", str(tmp_path), "pull"]) == 1
+    out = capsys.readouterr().out
+    assert "stopped  it stopped (IndexError)" in out and "Mustermann" not in out and "good: 1 brought" in out
+    with open_memory(settings) as known:
+        assert (look := known.look("bad")) is not None and "IndexError" in look.reason
 
 
 def test_a_file_that_failed_in_a_look_that_was_killed_is_tried_at_the_next(tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def pull(
                         look.over(memory.known(profile.name), is_all=is_all)
         except RemoteError as error:
             pulled.reason = str(error)
+        except Exception as error:
+            # It stops no other source, and is shown as any failure is; its text may quote records.
+            what = getattr(error, "strerror", None) or type(error).__name__
+            pulled.reason = f"it stopped ({what}); what was brought is here, and the next look goes on"
         is_over = pulled.succeeded and not pulled.waiting and not until()
         complete = {"complete_at": begun, "listed_all_at": begun if is_all else listed} if is_over else {}
         memory.looked(profile.name, pulled, clock(), **complete)
