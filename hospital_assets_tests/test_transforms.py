@@ -138,6 +138,7 @@ CLOCKS = [
     ("epoch", None, None),
     ("infinity", None, None),
     ("2026-01-05 24:00:00", None, None),
+    ("2026-01-05T24:00:00", None, None),
     ("2026-01-05T10:00:00 UTC", None, None),
     ("2026-01-05T10:00:60", None, None),
     ("2026-01-05T10:00:00.1234567", datetime(2026, 1, 5, 10, 0, 0, 123_456), None),
@@ -156,6 +157,23 @@ def test_wall_clocks_and_their_offsets(on: Engine) -> None:
     read = collect(parse_wall_clocks(on(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"]))
     assert read["c"].to_list() == [clock for _, clock, _ in CLOCKS]
     assert read["c_offset_minutes"].to_list() == [offset for *_, offset in CLOCKS]
+
+
+#: Format -> texts of one clock each: T is a letter like any other, but for ISO 8601.
+LETTERS = {
+    "%d-%b-%Y %H:%M": ("05-OCT-2026 08:10", "05-Oct-2026 08:10", "05-oct-2026 08:10"),
+    "%d %B %Y %H:%M": ("05 OCTOBER 2026 08:10", "05 October 2026 08:10"),
+    "%d-%b-%y %I:%M %p": ("05-OCT-26 08:10 AM", "05-Oct-26 08:10 am"),
+    "%d/%m/%YT%H:%M": ("05/10/2026T08:10", "2026-10-05T08:10"),
+    "%Y%m%dT%H%M%S": ("20261005T081000",),
+}
+
+
+@pytest.mark.parametrize("known", LETTERS)
+def test_a_letter_t_in_a_clock_is_read_as_it_is_written(known: str, on: Engine) -> None:
+    frame = pl.DataFrame({"t": LETTERS[known]})
+    read = collect(parse_wall_clocks(on(frame), {"c": "t"}, [known]))
+    assert read["c"].to_list() == [datetime(2026, 10, 5, 8, 10)] * frame.height
 
 
 @settings(max_examples=40, deadline=None)

@@ -220,7 +220,7 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             ""
         )
         ending, bare = _col(f"{out}_ending"), _col(out)
-        unzoned[out] = F.trim(F.replace(F.left(text, F.length(text) - F.length(ending)), F.lit("T"), F.lit(" ")))
+        unzoned[out] = F.trim(F.left(text, F.length(text) - F.length(ending)))
         iso = F.when(bare.rlike(ISO), bare.try_cast("timestamp_ntz"))
         parsed[out] = F.coalesce(iso, _first_format(bare, src, formats).cast("timestamp_ntz"))
         figures = F.replace(F.substring(ending, 2, 5), F.lit(":"))

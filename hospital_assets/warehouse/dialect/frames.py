@@ -31,8 +31,8 @@ LAST_SHORT_YEAR = 2068
 OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
 #: Texts that can have one: what follows a date is a time of day (`2026-03-02-08:15` is a date and a time).
 HAS_OFFSET = r"(?::\d{2}(?:\.\d+)?|[AaPp][Mm]) ?(?:[Zz]|[+-]\d{2}:?\d{2})$"
-#: ISO 8601 dates and date-times, a blank for `T`, less their offset.
-ISO = r"^\d{4}-\d{1,2}-\d{1,2}( \d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
+#: ISO 8601 dates and date-times, with `T` or a blank, less their offset.
+ISO = r"^\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 
 
 class NumberFormat(NamedTuple):

@@ -110,10 +110,12 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
             f"case when contains({text}, ':') and regexp_matches({text}, {literal(HAS_OFFSET)}) "
             f"then regexp_extract({text}, {literal(OFFSET)}) else '' end"
         )
-        unzoned[out] = f"replace(left({text}, length({text}) - length({ending})), 'T', ' ')"
+        # Its `T` stays: months and days of the week are written with one, too.
+        unzoned[out] = f"left({text}, length({text}) - length({ending}))"
         # A cast alone would read "10:00 PM" as ten in the morning and 24:00 as the next day.
         parts[out] = (
             f"case when regexp_matches(rtrim({bare}), {literal(ISO)}) and not contains({bare}, ' 24:')"
+            f" and not contains({bare}, 'T24:')"
             f" then try_cast({bare} as timestamp) end"
         )
         if formats:
