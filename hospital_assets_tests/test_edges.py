@@ -14,7 +14,7 @@ from hospital_assets.assets.cleaned.diagnoses_and_procedures import validate_dia
 from hospital_assets.assets.cleaned.er_visits import validate_er_visits
 from hospital_assets.assets.cleaned.patients import validate_patients
 from hospital_assets.assets.cleaned.reference_data import validate_departments, validate_doctor_shifts
-from hospital_assets.assets.cleaned.rules import in_order, read_clocks, read_dates
+from hospital_assets.assets.cleaned.rules import identity, in_order, read_clocks, read_dates
 from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.assets.dimensions.calendar import calendar_days
@@ -384,6 +384,7 @@ NONE = (
     "19000101",
     "1753-01-01 00:00:00",
     "0001-01-01",
+    "0000-00-00 00:00:00",
     "31.12.2099",
 )
 
@@ -401,6 +402,37 @@ def test_dates_that_stand_for_none_are_null_with_a_reason(on: Engine) -> None:
         assert out.filter(pl.col("c_is_placeholder"))["t"].to_list() == [t for t in NONE if t in landed["t"]], read
         assert out.filter("c_is_placeholder")["c"].drop_nulls().is_empty()
         assert out.filter(pl.col("t").is_in(["30.12.2099"]))["c"].null_count() == 0
+
+
+def test_what_programs_write_for_no_number_is_no_patient(on: Engine) -> None:
+    """Else all of them are one patient, who comes back every day."""
+    profiles = {
+        "s": load_profiles(None)["hl7v2-adt"].model_copy(update={"name": "s", "placeholders": ("0", "Unbekannt")}),
+        "t": load_profiles(None)["hl7v2-adt"].model_copy(update={"name": "t"}),
+    }
+    texts = [
+        "NULL",
+        " null ",
+        "\\N",
+        "NaN",
+        "<NA>",
+        "#N/A",
+        "",
+        None,
+        '""',
+        "0",
+        "unbekannt ",
+        "Null",
+        "NA",
+        "N1",
+        "00",
+    ]
+    frame = pl.DataFrame({"t": texts * 2, "n": range(len(texts) * 2), "source_profile": ["s"] * 15 + ["t"] * 15})
+    out = collect(on(frame).with_columns(id=identity(profiles, "t"))).sort("n")
+    assert out.filter(pl.col("id").is_not_null()).select("source_profile", "t").rows() == [
+        *(("s", text) for text in ("Null", "NA", "N1", "00")),
+        *(("t", text) for text in ("0", "unbekannt ", "Null", "NA", "N1", "00")),
+    ]
 
 
 def test_a_department_may_be_there_since_ever(on: Engine) -> None:
@@ -442,16 +474,19 @@ def test_a_placeholder_is_no_departure_and_no_birth(on: Engine) -> None:
         {**base, "source_line": 2, "visit_id": "b", "departure_time": "soon"},
         {**base, "source_line": 3, "visit_id": "c", "departure_time": "2026-01-10 11:00:00"},
         {**base, "source_line": 4, "visit_id": "d", "arrival_time": "1900-01-01 00:00:00"},
+        {**base, "source_line": 5, "visit_id": "e", "departure_time": "NULL", "part_of_visit_id": "NULL"},
+        {**base, "source_line": 6, "visit_id": "f", "patient_id": "NULL"},
     ]
     schema = {name: dtype for name, dtype in contract.polars_schema.items() if name != "record"}
     raw = pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
     out = collect(validate_er_visits(on(raw), on(hospitals), load_profiles(None))).sort("source_line")
-    assert out["departure_at"].is_null().to_list() == [True, True, False, True]
+    assert out["departure_at"].is_null().to_list() == [True, True, False, True, True, True]
     codes = [(code or "").split("|") if "|" in (code or "") else [code] for code in out["quality_codes"]]
     assert "placeholder_date" in str(codes[0]) and "clock_unreadable" not in str(codes[0])
     assert "clock_unreadable" in str(codes[1]) and "placeholder_date" not in str(codes[1])
-    assert out["rule"].to_list() == [None, None, None, "arrival_missing"]
+    assert not codes[4][0], codes[4]
+    assert out["rule"].to_list() == [None, None, None, "arrival_missing", None, "patient_id_missing"]
 
 
 def raw_rows(subject: str, rows: list[dict[str, object]]) -> pl.DataFrame:

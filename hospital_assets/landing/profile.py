@@ -86,6 +86,8 @@ PSEUDO = ("@line", "@part", "@landed_at")
 ELEMENT = "$each"
 #: Between the paths of a token, as in FHIR's search: `$.identifier.system | $.identifier.value` is `system|value`.
 JOINED = " | "
+#: What SQL clients, exports of databases, spreadsheets and data frames write for want of a value.
+NULLS = ("NULL", "null", "\\N", "NaN", "nan", "<NA>", "#N/A")
 
 
 @functools.cache
@@ -863,8 +865,9 @@ class Profile(_Declaration):
             where all of them have day or month first: name `%Y-%m-%d %H:%M:%S`, too, if the source
             writes both. `%y` is two digits, 69 to 99 of the last century, the others of this one
             (POSIX): no good for births.
-        placeholders: texts that stand for no clock or date, beside 9999-12-31, 1900-01-01, 1753-01-01 and 0001-01-01;
-            case and blanks around do not matter.
+        placeholders: texts that stand for no clock, date or identifier, beside 9999-12-31, 1900-01-01, 1753-01-01 and
+            0001-01-01, and what databases, data frames and spreadsheets write for none (NULL, NaN, #N/A); case and
+            blanks around do not matter.
         ignored: kinds of records (as in `raw_other_records`, `*` for any text) that no subject
             needs: they are stored without a warning.
         source: where new files are brought from; default: they are put into the landing folder.

@@ -18,7 +18,6 @@ from hospital_assets.assets.cleaned.rules import (
     identity,
     in_future,
     in_order,
-    is_blank,
     mapped,
     placeholders,
     read_clocks,
@@ -130,7 +129,7 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
     )
     # An inpatient encounter that is part of it does end the stay.
     ends_a_part = (
-        ~is_blank("part_of_visit_id")
+        ~identity(profiles, "part_of_visit_id").is_null()
         & nw.col("event_type").is_in(["A03", "A11"])
         & nw.coalesce(nw.col("patient_class") == "emergency", nw.lit(False))
     )

@@ -23,6 +23,7 @@ from hospital_assets.assets.cleaned.rules import (
     in_order,
     is_blank,
     is_one_of,
+    is_unstated,
     mapped,
     outside_period,
     placeholders,
@@ -222,7 +223,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
     )
     unreadable = [
         nw.when(nw.col(f"{clock}_at").is_null()).then(
-            ~is_blank(f"{clock}_time") & ~nw.col(f"_{clock}_is_placeholder") & ~nw.col(f"_{clock}_is_day")
+            ~is_unstated(f"{clock}_time") & ~nw.col(f"_{clock}_is_placeholder") & ~nw.col(f"_{clock}_is_day")
         )
         for clock in CLOCKS[1:]
     ]
@@ -230,7 +231,7 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
         rule=first_broken(
             (VISIT_ID_MISSING, nw.col("visit_id").is_null()),
             (PATIENT_ID_MISSING, nw.col("patient_id").is_null()),
-            (PART_OF_VISIT, ~is_blank("part_of_visit_id")),
+            (PART_OF_VISIT, ~identity(profiles, "part_of_visit_id").is_null()),
             (HOSPITAL_UNKNOWN, nw.col("time_zone").is_null()),
             (ARRIVAL_MISSING, nw.col("arrival_at").is_null() & ~nw.col("_arrival_is_day")),
             (ARRIVAL_IN_FUTURE, in_future(profiles, "arrival_at", "recorded_at")),

@@ -18,7 +18,7 @@ import narwhals as nw
 from hospital_assets.assets import dedupe
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.landing.clocks import split_sums, with_point, without_sum_is_zero
-from hospital_assets.landing.profile import Subject, Sum, canonical_columns
+from hospital_assets.landing.profile import NULLS, Subject, Sum, canonical_columns
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
 from hospital_assets.warehouse.dialect import (
@@ -62,8 +62,8 @@ READING_RULES = (
 )
 PLACEHOLDER = Rule(
     "placeholder_date",
-    "A clock or date is one that stands for none: 9999-12-31, 1900-01-01, 1753-01-01, 0001-01-01, or what the profile "
-    "names (`placeholders`). It is not used.",
+    "A clock or date is one that stands for none: 9999-12-31, 1900-01-01, 1753-01-01, 0001-01-01, 0000-00-00, or what "
+    "the profile names (`placeholders`). It is not used.",
     "flag",
 )
 OUTSIDE_PERIOD = Rule(
@@ -227,11 +227,7 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
         profiles: the source profiles, which may name further texts (`placeholders`).
         columns: read column -> text column.
     """
-    own = {
-        name: [text.strip().lower() for text in profile.placeholders]
-        for name, profile in profiles.items()
-        if profile.placeholders
-    }
+    own = _placeholders(profiles)
 
     def stands_for_none(read: str, text: str) -> nw.Expr:
         day = nw.col(read).dt.date()
@@ -239,6 +235,7 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
         return nw.any_horizontal(
             (day.dt.year() >= _ENDLESS_YEAR) | (day.dt.year() <= 1),
             *(day == nw.lit(none) for none in _PLACEHOLDER_DAYS),
+            nw.col(text).str.starts_with("0000-00-00"),
             *((nw.col("source_profile") == name) & landed.is_in(texts) for name, texts in own.items()),
             ignore_nulls=True,
         )
@@ -249,6 +246,15 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
     return frame.with_columns(
         **{read: nw.when(~nw.col(f"{read}_is_placeholder")).then(nw.col(read)) for read in columns}
     )
+
+
+def _placeholders(profiles: Profiles) -> dict[str, list[str]]:
+    """Source -> texts that stand for none there, trimmed, in small letters."""
+    return {
+        name: [text.strip().lower() for text in profile.placeholders]
+        for name, profile in profiles.items()
+        if profile.placeholders
+    }
 
 
 def placeholders(*read: str) -> tuple[Rule, nw.Expr]:
@@ -402,6 +408,12 @@ def is_blank(column: str) -> nw.Expr:
     return text.is_null() | (text == "") | (text == '""')
 
 
+def is_unstated(column: str) -> nw.Expr:
+    """Whether an identifier or a clock is blank, or what programs write for want of one. People may be called Null."""
+    written = nw.col(column).str.strip_chars()
+    return is_blank(column) | nw.any_horizontal(*(written == null for null in NULLS), ignore_nulls=True)
+
+
 def text(column: str) -> nw.Expr:
     """A text column without surrounding blanks; null when nothing is left."""
     return nw.when(~is_blank(column)).then(nw.col(column).str.strip_chars())
@@ -463,7 +475,9 @@ def in_order(frame: Frame, clocks: Sequence[str]) -> Frame:
 
 
 def identity(profiles: Profiles, column: str) -> nw.Expr:
-    """An identifier as it is known in the whole network: `namespace:id`; null where blank.
+    """An identifier as it is known in the whole network: `namespace:id`; null where none is stated.
+
+    What stands for none (`is_unstated`, and what the profile names in `placeholders`) would be one patient otherwise.
 
     Numbers are given by sources, and the same number of two sources is two things. A source whose
     namespace is empty (`native`) keeps its numbers as they are; sources that share a namespace share
@@ -479,7 +493,14 @@ def identity(profiles: Profiles, column: str) -> nw.Expr:
         # A profile that is gone leaves its records in a namespace of their own.
         nw.concat_str(source, nw.lit(":")),
     )
-    return nw.when(~is_blank(column)).then(nw.concat_str(prefix, nw.col(column).str.strip_chars(), ignore_nulls=True))
+    number = nw.col(column).str.strip_chars()
+    stand_for_none = [
+        (source == name) & (number.str.to_lowercase() == none)
+        for name, texts in _placeholders(profiles).items()
+        for none in texts
+    ]
+    is_none = nw.any_horizontal(is_unstated(column), *stand_for_none, ignore_nulls=True)
+    return nw.when(~is_none).then(nw.concat_str(prefix, number, ignore_nulls=True))
 
 
 def with_hospital(raw: Frame, hospitals: Frame, profiles: Profiles) -> Frame:

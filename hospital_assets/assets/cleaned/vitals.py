@@ -418,7 +418,7 @@ def _with_sets(records: Frame, profiles: Profiles) -> Frame:
     """
     records = read_clocks(records, profiles, "vitals", {"_stated": "measured_at"})
     records = resolve_instants(records, {"_stated_at": "_stated"}, "time_zone")
-    is_known = ~nw.col("_is_day") & ~is_blank("patient_id") & ~nw.col("_stated_at").is_null()
+    is_known = ~nw.col("_is_day") & ~identity(profiles, "patient_id").is_null() & ~nw.col("_stated_at").is_null()
     by_time = nw.col("source_profile").is_in(sources_of(profiles, "vitals", _is_set_by_time))
     of_all = nw.col("observation_id").min().over(PARTITION_COLUMN, *_AT)
     return records.with_columns(
