@@ -117,6 +117,7 @@ CSV: Mapping[str, Fault] = {
     "only a header": text(HEAD),
     "no required column": text("a,b\n1,2\n"),
     "a column twice": text(HEAD + ",visit_id\n" + VISIT.format(9, "x") + ",W\n"),
+    "a column twice, and its number": text(HEAD + ",visit_id_2,visit_id\n" + VISIT.format(9, "x") + ",W,W\n"),
     "columns called as ours": text(f"@sha,@line,@record,@problem,_sha,{HEAD}\n1,2,3,4,5,{VISIT.format(10, 'x')}\n"),
     "blank names of columns": text(f",,{HEAD}\n1,2,{VISIT.format(11, 'x')}\n"),
     "10,000 columns": text(f"{HEAD},{','.join(map(str, range(10_000)))}\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime
@@ -14,10 +15,12 @@ import pytest
 from hospital_assets.assets.cleaned.subjects import VALIDATORS
 from hospital_assets.cli import main
 from hospital_assets.landing.content import UnreadableError
+from hospital_assets.landing.headers import distinct
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import Profiles, load_profiles, profile_text
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
+from hospital_assets.sources.readings import readings
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.conftest import shared
@@ -407,6 +410,56 @@ def test_identifiers_that_differ_in_case_are_two(tmp_path: Path, landed: Landed)
     assert sum("differ in case only" in doubt for doubt in draft.doubts) == 2
     found = landed.validated(draft.text, {"a.csv": text})
     assert found["visit_id"].to_list() == ["mine:v1", "mine:V1"] and found["rule"].null_count() == 2
+
+
+def test_a_column_that_is_there_twice_is_two(tmp_path: Path, landed: Landed) -> None:
+    """Their values are not mixed in a draft, and a number that another column has is not taken."""
+    lines = [f"{n},P{n},{d}/03/2026 08:00,x,y,2026-03-{d}" for n, d in enumerate(range(13, 22))]
+    text = "\n".join(["visit_id,patient_id,Arrival,note,note_2,Arrival", *lines]) + "\n"
+    (tmp_path / "a.csv").write_text(text)
+    draft = draft_profile("mine", tmp_path / "a.csv")
+    assert draft.profile.timestamp_formats == ("%d/%m/%Y %H:%M",)
+    assert not any("without a time" in doubt for doubt in draft.doubts)
+    assert landed.validated(draft.text, {"a.csv": text})["rule"].null_count() == 9
+    assert distinct(["a", "b", "a"]) == ["a", "b", "a_2"]
+    assert distinct(["a", "a_2", "a", "a"]) == ["a", "a_2", "a_3", "a_4"]
+    assert distinct(["a", "a", "a_2"]) == ["a", "a_3", "a_2"]
+
+
+def test_words_for_no_value_are_no_values_of_a_draft(tmp_path: Path) -> None:
+    """Most visits of a sample may have no departure; its column is known by those that have one."""
+    left = ["13/03/2026 09:00", *["NULL"] * 8]
+    lines = [f"{n},P{n},{n + 13}/03/2026 08:00,NULL,{at}" for n, at in enumerate(left)]
+    (tmp_path / "a.csv").write_text("\n".join(["visit_id,patient_id,arrival,triage_level,departure", *lines]) + "\n")
+    draft = draft_profile("mine", tmp_path / "a.csv")
+    assert draft.profile.subjects["er_visits"].columns["departure_time"] == "departure"
+    assert not any("NULL" in doubt for doubt in draft.doubts)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("visits [final].csv", ["visits [final].csv"]),
+        ("what? (1).CSV", ["what? (2).CSV"]),
+        ("export.2026-03-05.csv", ["export.2026-03-06.csv", "export.csv"]),
+        ("notaufnahme_2026-03.csv.gz", ["notaufnahme_2026-04.csv"]),
+        ("20260305.csv", ["20260306.csv.gz"]),
+        ("VISITS.001", ["VISITS.002"]),
+    ],
+)
+def test_a_draft_takes_its_own_file_and_the_next_one(name: str, others: list[str], tmp_path: Path) -> None:
+    text = b"visit_id,patient_id,arrival\n1,P,2026-03-02 08:00\n2,Q,2026-03-02 09:00\n"
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    profile = draft_profile("mine", tmp_path / name).profile
+    assert all(profile.feeds(each) for each in (name, *others)) and not profile.feeds("other.txt")
+
+
+def test_iso_8601_that_is_not_read_is_not_drafted_as_if_it_were(tmp_path: Path) -> None:
+    """Weeks, days of the year and figures without marks need a format: a draft without one would lose every clock."""
+    for known in ("2026-W10-1", "20260302T080000Z", "2026-03-02T08"):
+        assert readings(known) == (), known
+    for known in ("2026-03-02", "2026-03-02T08:00Z", "2026-03-02 08:00:00.5", "2026-03-02T08:00:00+01:00"):
+        assert readings(known) == ("iso",), known
 
 
 # --- layouts and other kinds of files ------------------------------------------------------------------

@@ -19,7 +19,7 @@ import polars as pl
 from hospital_assets.files import replacing
 from hospital_assets.landing.clocks import DAY, MIDNIGHT, MINUTES, NO_DAY, SUM
 from hospital_assets.landing.fixed_width import fixed_records
-from hospital_assets.landing.headers import below_titles, csv_columns, with_line_feeds
+from hospital_assets.landing.headers import below_titles, csv_columns, distinct, with_line_feeds
 from hospital_assets.landing.profile import (
     MEASURED,
     DateAndTime,
@@ -60,7 +60,7 @@ def parse_csv(text: str, delimiter: str) -> pl.DataFrame:
     header = csv_columns(text, delimiter)
     lines = text.count("\n") + (0 if text.endswith("\n") or not text else 1)
     frame: pl.DataFrame | None = None
-    if header == _unique(header) and "\n\n" not in text:
+    if header == distinct(header) and "\n\n" not in text:
         try:
             frame = pl.read_csv(io.BytesIO(text.encode()), separator=delimiter, infer_schema=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
@@ -105,7 +105,7 @@ def _parse_csv_carefully(text: str, delimiter: str) -> pl.DataFrame:
         if fields is None:
             broken.append((number, "unclosed_quote", lines[number - 1].removesuffix("\n")))
         elif header is None:
-            header = _unique(fields)
+            header = distinct(fields)
         elif len(fields) == len(header):
             numbers.append(number)
             sound.append([field or None for field in fields])
@@ -152,17 +152,6 @@ def _is_closed(lines: Sequence[str], delimiter: str) -> bool:
         return len(list(csv.reader(lines, delimiter=delimiter, strict=True))) == 1
     except csv.Error:
         return False
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Header names, repeated ones numbered, so that no column hides another; what begins with `@` is ours."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        name = f" {name}" if name.startswith("@") else name
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
-    return out
 
 
 def to_canonical(frame: pl.DataFrame, subject: str, spec: Subject, sha: str) -> pl.DataFrame:

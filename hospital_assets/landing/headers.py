@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 
 from hospital_assets.landing.content import UnreadableError
@@ -33,6 +34,18 @@ def csv_columns(text: str, delimiter: str) -> list[str]:
             f"line 1 has over {_MOST_COLUMNS:,} columns, so it is no header; check what was delivered"
         )
     return header
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Header names, repeated ones numbered, so that no column hides another; what begins with `@` is ours."""
+    stated = [f" {name}" if name.startswith("@") else name for name in names]
+    # A number that another column of the file has is that column's.
+    taken, numbers = set(stated), {name: itertools.count(2) for name in stated}
+    found: dict[str, None] = {}
+    for name in stated:
+        others = (f"{name}_{number}" for number in numbers[name])
+        found[next(one for one in others if one not in found and one not in taken) if name in found else name] = None
+    return list(found)
 
 
 def below_titles(text: str, spec: Subject) -> str:

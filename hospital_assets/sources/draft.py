@@ -24,8 +24,8 @@ from pathlib import Path
 
 from hospital_assets.landing.clocks import MIDNIGHT, NO_DAY
 from hospital_assets.landing.content import as_json_lines
-from hospital_assets.landing.headers import filled_to_the_right, joined_names, with_line_feeds
-from hospital_assets.landing.profile import VISIT_CLOCKS, Profile, Subject, parse_profile
+from hospital_assets.landing.headers import distinct, filled_to_the_right, joined_names, with_line_feeds
+from hospital_assets.landing.profile import NULLS, VISIT_CLOCKS, Profile, Subject, parse_profile
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.sources.readings import Reading, has_no_time, reading_of, readings
 from hospital_assets.warehouse.dialect import NUMBER_FORMATS
@@ -205,8 +205,8 @@ def _sampled(path: Path) -> _Sample:
             "fixed places (docs/sources.md)"
         )
     columns = {
-        name: [row[n].strip() for row in rows[1:] if len(row) == len(header) and row[n].strip()]
-        for n, name in enumerate(header)
+        name: [row[n].strip() for row in rows[1:] if len(row) == len(header) and row[n].strip() not in ("", *NULLS)]
+        for n, name in enumerate(distinct(header))
     }
     return _Sample(columns, "csv", delimiter, content.encoding, place + 1, header_rows)
 
@@ -540,9 +540,12 @@ def _query(subject: str, database: str, sql: str) -> list[str]:
 
 
 def _files(path: Path) -> str:
-    """A pattern for files like this one: digits are dates or counts."""
-    stem = re.sub(r"[\d_.-]*\d[\d_.-]*", "*", path.name.split(".")[0]).rstrip("*_-")
-    return _toml([f"{stem}*{''.join(path.suffixes[:1])}*"])
+    """A pattern for files like this one: digits are dates or counts, also behind a point."""
+    ending = next((suffix for suffix in path.suffixes if not re.search(r"\d", suffix)), "")
+    name = path.name[: path.name.index(ending)] if ending else path.name
+    # What means something in a pattern is any letter.
+    stem = re.sub(r"[\d_.-]*\d[\d_.-]*", "*", re.sub(r"[][*?]", "?", name)).rstrip("*_-")
+    return _toml([f"{stem}*{ending}*" if ending else f"{stem}*"])
 
 
 def _reading(sample: _Sample) -> list[str]:

@@ -5,6 +5,7 @@ Pure functions of texts. Belongs here: formats of dates and times. Does not: wha
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from hospital_assets.warehouse.dialect import NUMBER_FORMATS
+from hospital_assets.warehouse.dialect.frames import ISO as ISO_CLOCK
+from hospital_assets.warehouse.dialect.frames import OFFSET
 
 #: ISO 8601, which needs no format.
 ISO = "iso"
@@ -76,12 +79,10 @@ def readings(text: str) -> tuple[str, ...]:
     if re.fullmatch(r"\d+([.,]\d+)?", text):
         number = float(text.replace(",", "."))
         return tuple(n for n, known in NUMBER_FORMATS.items() if known.at_least <= number < known.below)
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    else:
-        return (ISO,)
+    if re.match(f"{ISO_CLOCK[:-1]} ?({OFFSET})?$" if ":" in text else ISO_CLOCK, text):
+        with contextlib.suppress(ValueError):
+            datetime.fromisoformat(text)
+            return (ISO,)
     candidates = itertools.chain(DAYS, (f"{day} {time}" for day in DAYS for time in _TIMES))
     has_letters = any(letter.isalpha() for letter in text)
     found = tuple(
