@@ -177,6 +177,21 @@ def test_two_columns_of_one_name_are_said(database: Database, tmp_path: Path) ->
             )
 
 
+@pytest.mark.slow
+def test_a_full_query_that_is_written_otherwise_takes_the_place_of_the_one_before(
+    database: Database, tmp_path: Path
+) -> None:
+    settings, of = Settings(tmp_path), profile()
+    database.run("insert into hospitals values ('H2', 'Two', 'UTC')")
+    look(settings, of)
+    assert of.source is not None
+    hospitals = of.source.queries["hospitals"].model_copy(update={"sql": "select * from hospitals where id <> 'H2'"})
+    source = of.source.model_copy(update={"queries": of.source.queries | {"hospitals": hospitals}})
+    done = look(settings, of.model_copy(update={"source": source}))
+    assert rows(settings, "hospitals") == ["H1"] and done.succeeded
+    assert len(list((settings.landing / "clarity" / "hospitals").iterdir())) == 1
+
+
 FAULTS = {
     "it took longer than its `seconds`": ("seconds = 1", " and pg_sleep(9) is not null"),
     "it gives over 5 rows": ("most_rows = 5", ""),

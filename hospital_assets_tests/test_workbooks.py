@@ -13,8 +13,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from hospital_assets.landing import csv_records
 from hospital_assets.landing.content import UnreadableError
 from hospital_assets.landing.profile import Subject, parse_profile
+from hospital_assets.landing.records import LandedFile
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
@@ -176,6 +178,18 @@ def test_a_parquet_file_lands_likewise(tmp_path: Path, warehouse: Warehouse) -> 
     )
     assert [row[:3] for row in rows_of(zone)] == [("7", "2026-03-01 09:30:00.000000+00:00", "3.5"), ("8", None, None)]
     assert states(zone)["w.parquet"][1].startswith("1 of its columns hold lists, structures or bytes")
+
+
+def test_a_copy_that_was_read_otherwise_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = Subject(files=("*",), columns={"visit_id": "id"})
+    path = tmp_path / "v.parquet"
+    path.write_bytes(parquet(pl.DataFrame({"id": [7]})))
+    file = LandedFile(path, "mine/v.parquet", "f" * 64)
+    (tmp_path / "spool").mkdir()
+    copy = csv_records.csv_copy(file, "er_visits", spec, tmp_path / "spool")
+    assert copy == csv_records.csv_copy(file, "er_visits", spec, tmp_path / "spool")
+    monkeypatch.setattr(csv_records, "_READER", csv_records._READER + 1)
+    assert copy != csv_records.csv_copy(file, "er_visits", spec, tmp_path / "spool")
 
 
 def test_numbers_and_clocks_of_parquet_are_written_as_others_write_them(tmp_path: Path) -> None:

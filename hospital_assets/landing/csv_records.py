@@ -34,6 +34,8 @@ from hospital_assets.landing.records import LandedFile, is_landed_at, map_table,
 from hospital_assets.landing.workbooks import csv_content
 from hospital_assets.warehouse.dialect import literal, quoted
 
+#: Raised when tables are read otherwise, so that kept copies are not used any more.
+_READER = 2
 #: A field may be as long as its file; what that may be is a limit of its own.
 csv.field_size_limit(sys.maxsize)
 
@@ -396,7 +398,7 @@ def csv_copy(file: LandedFile, subject: str, spec: Subject, spool: Path) -> Path
 
 
 def _version(spec: Subject) -> str:
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]
+    return hashlib.sha256(f"{_READER} {spec.model_dump_json()}".encode()).hexdigest()[:8]
 
 
 def csv_relation(

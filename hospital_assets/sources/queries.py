@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -139,8 +140,9 @@ class _Question:
         if until is not None:
             memory.note_span(name, self.asked, until, None)
             return
-        # What there is less of than before has no further files.
-        before = [key for key in memory.known(name) if key.removeprefix(f"{folder}/").startswith(f"{self.asked}_all_")]
+        # What there is less of than before has no further files, nor has a query that was written otherwise.
+        whole = f"{self.subject}_????????_all_*{_ENDING}"
+        before = [key for key in memory.known(name) if fnmatch(key.removeprefix(f"{folder}/"), whole)]
         if before and not keys and query.most_deleted_percent < 100:
             raise RemoteError(
                 "it gives no row, and gave some before: nothing was deleted; look whether the table is whole, or say "
