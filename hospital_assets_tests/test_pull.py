@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,6 +152,60 @@ def test_what_nobody_expected_of_a_source_stops_no_other_and_is_shown(
     assert "stopped  it stopped (IndexError)" in out and "Mustermann" not in out and "good: 1 brought" in out
     with open_memory(settings) as known:
         assert (look := known.look("bad")) is not None and "IndexError" in look.reason
+
+
+def test_a_folder_that_cannot_be_read_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be read is brought; that something cannot is said until it can."""
+    there, settings = tmp_path / "there", Settings(tmp_path / "data")
+    for name in ("hospitals/a.csv", "closed/b.csv", "z/c.csv"):
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_bytes(b"id\n1\n")
+    iterdir = Path.iterdir
+
+    def closed(self: Path) -> Iterator[Path]:
+        if self.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    profile = profile_at(f"file://{there}")
+    for number in range(2):
+        at = NOW + timedelta(minutes=number)
+        done = pull(settings, profile, lambda at=at: at, lambda _: None)
+        assert done.reason.startswith("a folder in it cannot be read (Permission denied)")
+    assert set(landed(settings)) == {"hospitals/a.csv", "z/c.csv"} and done.brought == 2
+    monkeypatch.undo()
+    assert pull(settings, profile, lambda: NOW + timedelta(minutes=2), lambda _: None).succeeded
+
+
+def test_a_folder_of_a_server_that_is_not_given_or_has_gone_stops_no_other() -> None:
+    pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
+    tree: dict[str, list[str] | OSError] = {
+        "/x/": ["a/", "b/", "c/", "d.csv"],
+        "/x/a/": ["e.csv"],
+        "/x/b/": PermissionError(13, "Permission denied"),
+        "/x/c/": FileNotFoundError(2, "No such file"),
+    }
+
+    class Client:
+        def listdir_attr(self, path: str) -> list[SimpleNamespace]:
+            if isinstance(found := tree[path], OSError):
+                raise found
+            modes = {True: stat.S_IFDIR, False: stat.S_IFREG}
+            return [
+                SimpleNamespace(filename=n.rstrip("/"), st_mode=modes[n.endswith("/")], st_size=1, st_mtime=1)
+                for n in found
+            ]
+
+    listed: list[str] = []
+    with pytest.raises(RemoteError, match="does not give it"):
+        listed.extend(entry.key for entry in remote._Sftp(Client(), "/x").entries())
+    assert sorted(listed) == ["a/e.csv", "d.csv"]
+    tree["/x/b/"] = []
+    assert [entry.key for entry in remote._Sftp(Client(), "/x").entries()] == ["d.csv", "a/e.csv"]
+    tree["/x/"] = FileNotFoundError(2, "No such file")
+    with pytest.raises(ChangedError):
+        list(remote._Sftp(Client(), "/x").entries())
 
 
 def test_a_file_that_failed_in_a_look_that_was_killed_is_tried_at_the_next(tmp_path: Path) -> None:

@@ -124,21 +124,24 @@ class _Folder:
         """See `Remote`."""
         if not self._folder.is_dir():
             raise RemoteError("the folder is not there; mount it, or correct the address in the profile")
+        unread: OSError | None = None
         for folder in folders(self._folder):
             try:
                 paths = sorted(folder.iterdir())
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise RemoteError(
-                    f"a folder in it cannot be read ({error.strerror}); let this program read it"
-                ) from None
+                # The others are listed before that is said.
+                unread = error
+                continue
             for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     found = path.lstat()
                     if stat.S_ISREG(found.st_mode):
                         key = path.relative_to(self._folder).as_posix()
                         yield Entry(key, found.st_size, f"{found.st_size}:{found.st_mtime_ns}")
+        if unread is not None:
+            raise RemoteError(f"a folder in it cannot be read ({unread.strerror}); let this program read it")
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """See `Remote`."""
@@ -238,18 +241,26 @@ class _Sftp:
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """See `Remote`."""
-        waiting = [""]
+        waiting, unread = [""], None
         with self._in_words():
             while waiting:
                 inside = waiting.pop()
-                for found in sorted(
-                    self._client.listdir_attr(f"{self._folder}/{inside}"), key=lambda one: one.filename
-                ):
+                try:
+                    listed = self._client.listdir_attr(f"{self._folder}/{inside}")
+                except (FileNotFoundError, PermissionError) as error:
+                    if not inside:
+                        raise
+                    # One that has gone meanwhile is none; of one that is not given, the others are listed first.
+                    unread = error if isinstance(error, PermissionError) else unread
+                    continue
+                for found in sorted(listed, key=lambda one: one.filename):
                     key, mode = f"{inside}{found.filename}", found.st_mode or 0
                     if stat.S_ISDIR(mode):
                         waiting.append(f"{key}/")
                     elif stat.S_ISREG(mode):
                         yield Entry(key, found.st_size or 0, f"{found.st_size}:{found.st_mtime}")
+            if unread is not None:
+                raise unread
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """See `Remote`."""
