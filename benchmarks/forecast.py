@@ -25,7 +25,7 @@ import polars as pl
 
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY
 from hospital_assets.forecasting.counts import Array
-from hospital_assets.forecasting.scores import Outcomes, naive_scale, outcomes
+from hospital_assets.forecasting.scores import Outcomes, outcomes
 from hospital_assets.forecasting.series import DAYS_AHEAD, GRAINS, RIVALS, Grain, Method, Series, series_of
 from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals
@@ -60,6 +60,20 @@ class Backtest:
     def floor_mase(self) -> float:
         """What MASE would be if the means were known and counts Poisson; lower is a leak of the future."""
         return float(self.outcomes.floor.mean()) / self.scale
+
+
+def naive_scale(history: Array, season: int) -> float:
+    """Mean absolute error of the seasonal naive forecast within a history; NaN where it is too short.
+
+    Args:
+        history: counts in their order; NaN where nothing is known.
+        season: steps between equal slots: 168 hours, 7 days.
+    """
+    if len(history) <= season:
+        return float("nan")
+    changes = np.abs(history[season:] - history[:-season])
+    known = changes[~np.isnan(changes)]
+    return float(known.mean()) if len(known) else float("nan")
 
 
 def rolling_origin(

@@ -93,6 +93,13 @@ def in_memory(first: date, last: date) -> Mart:
     return found
 
 
+def in_progress(first: date) -> Mart:
+    """Ten days, of which the last is in progress."""
+    mart = in_memory(first, first + timedelta(days=9))
+    mart.__dict__["known"] = replace(mart.known, complete_until=first + timedelta(days=8))
+    return mart
+
+
 # --- chance
 
 
@@ -435,8 +442,7 @@ def test_hours_before_a_hospital_began_are_none_without_patients() -> None:
 
 def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
     first = date(2026, 3, 1)
-    mart = in_memory(first, first + timedelta(days=9))
-    mart.__dict__["known"] = replace(mart.known, complete_until=first + timedelta(days=8))
+    mart = in_progress(first)
     mart.connection.execute(
         "create schema kpis; create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, "
         "'all' as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 3, 20) as visit_count, "
@@ -450,8 +456,7 @@ def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
 def test_departments_are_shown_on_a_day_that_is_over() -> None:
     """On the day in progress, two hours old, nobody can say how full it will have been."""
     first = date(2026, 3, 1)
-    mart = in_memory(first, first + timedelta(days=9))
-    mart.__dict__["known"] = replace(mart.known, complete_until=first + timedelta(days=8))
+    mart = in_progress(first)
     mart.connection.execute(
         "create schema kpis; create table kpis.kpi_occupancy_daily as select "
         "date '2026-03-01' + i::int as service_date, 'H1' as hospital_id, 'ICU' as department_name, "

@@ -106,17 +106,3 @@ def poisson_floor(means: Array) -> Array:
 def pinball(actual: Array, forecast: Array, level: float) -> Array:
     """Pinball loss of a quantile forecast."""
     return np.maximum(level * (actual - forecast), (level - 1) * (actual - forecast))
-
-
-def naive_scale(history: Array, season: int) -> float:
-    """Mean absolute error of the seasonal naive forecast within a history; NaN where it is too short.
-
-    Args:
-        history: counts in their order; NaN where nothing is known.
-        season: steps between equal slots: 168 hours, 7 days.
-    """
-    if len(history) <= season:
-        return float("nan")
-    changes = np.abs(history[season:] - history[:-season])
-    known = changes[~np.isnan(changes)]
-    return float(known.mean()) if len(known) else float("nan")

@@ -389,7 +389,7 @@ def _collect_texts(connection: duckdb.DuckDBPyConnection, policy: Policy, tables
         for column, mask in table.columns:
             name = f"{table.contract.name}.{column.name}"
             is_identifier = policy.class_of[table.contract.name, column.name] == "direct_identifier"
-            is_text = column.duckdb_type in ("VARCHAR", "JSON") or "[]" in column.duckdb_type
+            is_text = column.duckdb_type == "VARCHAR" or "[]" in column.duckdb_type
             if not is_text or mask.kind in ("token", "null"):
                 continue
             if is_identifier and mask.kind == "clear":

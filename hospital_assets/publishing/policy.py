@@ -40,7 +40,7 @@ _TYPES: Mapping[MaskKind, tuple[str, ...]] = {
     "age_band": ("BIGINT", "DOUBLE"),
     "zip3": ("VARCHAR",),
     "category_map": ("VARCHAR",),
-    "json_keys": ("JSON", "VARCHAR"),
+    "json_keys": ("VARCHAR",),
     "round": ("BIGINT", "DOUBLE"),
 }
 #: Counts of forecasts that count no patients who came, but what is expected, days, weeks, forecasts, staff and places.

@@ -55,9 +55,7 @@ def mask_sql(mask: Mask, kind: str, value: str, maps: Mapping[str, Mapping[str, 
             return f"case when {value} is null then null {cases} else {other} end"
         case "json_keys":
             keys = ", ".join(literal(key.strip()) for key in mask.argument.split(","))
-            if kind == "VARCHAR":
-                return f"to_json(object_pick(parse_json({value}), {keys}))"
-            return f"to_variant(object_pick({value}, {keys}))"
+            return f"to_json(object_pick(parse_json({value}), {keys}))"
         case "round":
             return f"round({value} / {mask.argument}) * {mask.argument}"
         case _:
