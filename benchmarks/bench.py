@@ -175,8 +175,9 @@ def table(lines: list[Line], measure: Line) -> str:
 PAGE = """# How fast it is
 
 Written by `make bench` on {when} ({machine}, {cores} cores, load {load:.1f} when it ended). Medians of {runs} runs
-(a year is built once), each in processes of their own; the script is [`by_hand.sql`](../benchmarks/by_hand.sql), which does a build's work
-without checks, history, alerts or forecasts. Processor seconds say most: seconds depend on what else the machine does.
+(a year is built once), each in processes of their own; the script is [`by_hand.sql`](../benchmarks/by_hand.sql), which
+does a build's work without checks, history, alerts or forecasts. Processor seconds say most: seconds depend on what
+else the machine does.
 What a million visits cost stands in [scale.md](scale.md), the dashboard's pages in [dashboard.md](dashboard.md),
 publications in [governance.md](governance.md).
 
