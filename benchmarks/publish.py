@@ -22,7 +22,7 @@ from pathlib import Path
 from hospital_assets.clock import hospital_now
 from hospital_assets.publishing.policy import RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
-from hospital_assets.publishing.publications import LeakError, audiences_of, publish_all
+from hospital_assets.publishing.publications import audiences_of, publish_all
 from hospital_assets.settings import Settings, load_settings
 from hospital_assets.warehouse.database import open_warehouse
 
@@ -52,7 +52,7 @@ def _publish(settings: Settings, target: Settings, roles: list[RoleName]) -> Non
                 data_as_of=hospital_now(settings),
             )
             for _, made in found:
-                if isinstance(made, LeakError):
+                if isinstance(made, Exception):
                     raise made
                 size += sum(file["bytes"] for file in made.manifest["files"].values())
                 rows += sum(made.manifest["rows"].values())

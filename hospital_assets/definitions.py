@@ -17,7 +17,7 @@ from hospital_assets.alerts.outbox import outbox_file
 from hospital_assets.assets.declare import ENGINE_TAG
 from hospital_assets.assets.layers import table_assets
 from hospital_assets.assets.mirror import mirror_assets
-from hospital_assets.assets.publications import publication_assets
+from hospital_assets.assets.publications import publications_asset
 from hospital_assets.assets.resources import AuditResource, ClockResource, OutboxResource, profiles_resource
 from hospital_assets.automation.jobs import JOBS
 from hospital_assets.automation.lake import lake_schedule
@@ -77,7 +77,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
         # Each with the file and line of its code, for the link in the UI.
         assets=[
             *dg.with_source_code_references(
-                [*below_sources(tables, sources), *pages, *publication_assets(policy), *mirror_assets(settings)]
+                [*below_sources(tables, sources), *pages, publications_asset(policy), *mirror_assets(settings)]
             ),
             *sources,
         ],

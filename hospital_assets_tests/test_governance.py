@@ -1028,6 +1028,20 @@ def test_what_cannot_be_audited_is_not_published(
     assert entries["version"][0] == before != entries["version"][1] == entries["version"][2]
 
 
+def test_who_cannot_be_published_to_keeps_nobody_waiting(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who need the key, which is not there; administrators see everything as it is."""
+    settings, _ = spoilt
+    monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY_FILE", str(settings.data_dir.with_name("nothing")))
+    monkeypatch.delenv("HOSPITAL_PSEUDONYM_KEY", raising=False)
+    report = run_publish(build_definitions(settings), settings, ["executive", "admin", "analyst"])
+    (failure,) = report.failures
+    assert failure.count("no pseudonym key") == 1
+    assert [check.table for check in report.checks] == ["publication_admin"]
+    assert publications.published_audiences(settings.data_dir) == ["admin"]
+
+
 def test_publications_of_audiences_that_are_no_more_are_deleted(
     spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1113,8 +1127,7 @@ def test_publications_are_assets_with_their_tables() -> None:
     build_jobs = {"daily_batch", "full_refresh", "refresh_stale_partitions", "all_checks"}
     definitions = build_definitions(Settings(Path("nowhere")))
     for job in build_jobs:
-        names = {node.name for node in definitions.resolve_job_def(job).graph.nodes}
-        assert not any(name.startswith("publication_") for name in names)
+        assert "publish" not in {node.name for node in definitions.resolve_job_def(job).graph.nodes}
 
 
 def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1262,7 +1275,7 @@ def protected(
             masks = tuple((c, SHIPPED.mask_of("executive", name, c)) for c in contract.columns)
             source = contract.qualified_name
             published.append(PublishedTable(contract, masks, "", source, absent=frozenset([absent] if absent else ())))
-        found, _ = protect_small_cells(connection, SHIPPED, published, secret)
+        found = protect_small_cells(connection, SHIPPED, published, secret).tables(published)
         shown: dict[str, list[dict[str, object]]] = {}
         for table in found:
             result = connection.execute(f"select * from {table.source} order by all")
@@ -1554,6 +1567,29 @@ def _by_lot(counts: np.ndarray[Any, Any], lots: np.ndarray[Any, Any]) -> np.ndar
     """Counts rounded to fives, up or down with the same expectation."""
     found: np.ndarray[Any, Any] = (counts + lots) // 5 * 5
     return found
+
+
+def test_all_who_are_protected_see_the_same_small_cells(governed: Settings) -> None:
+    """What one role may see more of must not tell what is left out for another; each was published by itself."""
+    protected = [*SHIPPED.small_cells.suppress, *SHIPPED.small_cells.rounded]
+    seen = {contract.name for role in ("analyst", "executive") for contract in SHIPPED.tables_of(role)}
+    both = set.intersection(*({c.name for c in SHIPPED.tables_of(role)} for role in ("analyst", "executive")))
+    assert len(both & set(protected)) > 20 and seen - both
+    with (
+        open_publication(governed.data_dir, "analyst") as more,
+        open_publication(governed.data_dir, "executive") as less,
+    ):
+        for name in sorted(both & set(protected)):
+            table = CONTRACTS[name].qualified_name
+            shared = [c for c in _columns(less, table) if c in _columns(more, table)]
+            query = f"select {', '.join(shared)} from {table} order by all"
+            assert more.connection.execute(query).fetchall() == less.connection.execute(query).fetchall(), name
+
+
+def _columns(publication: publications.Publication, table: str) -> list[str]:
+    """Columns that are shown as they are stored."""
+    masks = publication.manifest["tables"][table]["columns"]
+    return [f'"{column}"' for column, how in masks.items() if how["mask"] == "clear"]
 
 
 def test_what_is_rounded_often_is_not_out_of_the_ordinary_for_that() -> None:

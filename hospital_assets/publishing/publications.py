@@ -17,6 +17,7 @@ Tables have the names they have in the warehouse, as in `facts.fact_emergency_vi
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ from hospital_assets.publishing.locked import locked_connection
 from hospital_assets.publishing.masks import masked
 from hospital_assets.publishing.policy import Policy, PolicyError, RoleName, load_policy
 from hospital_assets.publishing.pseudonyms import SecretKey, make_tokens
-from hospital_assets.publishing.small_cells import protect_small_cells
+from hospital_assets.publishing.small_cells import Protected, protect_small_cells
 from hospital_assets.publishing.withdrawn import protection, why_withdrawn
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse
@@ -330,11 +331,11 @@ def publish_all(
     data_as_of: datetime,
     run_id: str = "",
     act: Act = _unaudited,
-) -> list[tuple[Audience, Made | LeakError]]:
+) -> list[tuple[Audience, Made | Exception]]:
     """Build the publications of some audiences at once, check them, and let them count.
 
-    Whatever goes wrong before the last step leaves the version before as it was. A leak, something that an audience may
-    not see, does not keep the others waiting.
+    Whatever goes wrong before the last step leaves the version before as it was, and keeps no other audience waiting:
+    it is returned. What an audience may not see is a LeakError.
 
     Args:
         policy: what the audiences may see.
@@ -342,26 +343,45 @@ def publish_all(
         published_at: the wall clock; names the versions.
         data_as_of: the hospital's time; ages are counted to its year.
         act: audits that a version is to count.
-
-    Raises:
-        KeyMissingError: tokens are needed and there is no key.
-        PublicationError: a table is not in the warehouse yet.
     """
 
-    def made(audience: Audience) -> Made | LeakError:
+    def made(some: Sequence[Audience]) -> list[tuple[Audience, Made | Exception]]:
         with warehouse.second_connection() as own:
-            try:
-                return _publish(own, settings, policy, audience, key, published_at, data_as_of, run_id, act)
-            except LeakError as error:
-                return error
+            protected = functools.cache(lambda: _protected(own, policy, key))
+            outcomes: list[tuple[Audience, Made | Exception]] = []
+            for audience in some:
+                try:
+                    outcome = _publish(
+                        own, settings, policy, audience, key, protected, published_at, data_as_of, run_id, act
+                    )
+                except Exception as error:
+                    outcomes.append((audience, error))
+                else:
+                    outcomes.append((audience, outcome))
+            return outcomes
 
     hides_something = not all(policy.sees_everything(audience.role) for audience in audiences)
     if hides_something and warehouse.exists(CONTRACTS["dim_hospital"]):
         # Once, before they share it.
         collect_identifiers(warehouse, policy)
-    at_once = min(len(audiences), os.cpu_count() or 1)
-    with _in_order(warehouse), ThreadPoolExecutor(max(1, at_once)) as pool:
-        return list(zip(audiences, pool.map(made, audiences), strict=True))
+    # Those from whom small cells are protected share the copies, and so a connection; they take longest.
+    sharing = [audience for audience in audiences if _is_protected(policy, audience.role)]
+    groups = [sharing, *([audience] for audience in audiences if audience not in sharing)]
+    at_once = min(len(groups), os.cpu_count() or 1)
+    with _in_order(warehouse), ThreadPoolExecutor(at_once) as pool:
+        found = dict(outcome for outcomes in pool.map(made, groups) for outcome in outcomes)
+    return [(audience, found[audience]) for audience in audiences]
+
+
+def _is_protected(policy: Policy, role: RoleName) -> bool:
+    return policy.roles[role].small_cells == "protect"
+
+
+def _protected(warehouse: Warehouse, policy: Policy, key: Callable[[], SecretKey]) -> Protected:
+    """Protected copies of what anybody gets protected: the same ones for all, whoever is published to."""
+    roles = [role for role in policy.roles if _is_protected(policy, role)]
+    tables = {table.contract.name: table for role in roles for table in plan(warehouse, policy, Audience(role))}
+    return protect_small_cells(warehouse.connection, policy, list(tables.values()), key().derived("rounding"))
 
 
 @contextlib.contextmanager
@@ -382,6 +402,7 @@ def _publish(
     policy: Policy,
     audience: Audience,
     key: Callable[[], SecretKey],
+    protected: Callable[[], Protected],
     published_at: datetime,
     data_as_of: datetime,
     run_id: str,
@@ -396,7 +417,7 @@ def _publish(
     building.mkdir()
     try:
         with without_values(f"publication '{audience.name}'"):
-            tables, details, report = _build(warehouse, policy, audience, building, key, data_as_of.date())
+            tables, details, report = _build(warehouse, policy, audience, building, key, protected, data_as_of.date())
         if report.findings:
             raise LeakError(audience.name, report)
         manifest = _manifest(policy, audience, version, published_at, data_as_of, run_id, tables)
@@ -446,7 +467,13 @@ def _switch(folder: Path, version: str, manifest: Mapping[str, Any]) -> None:
 
 
 def _build(
-    warehouse: Warehouse, policy: Policy, audience: Audience, building: Path, key: Callable[[], SecretKey], on: date
+    warehouse: Warehouse,
+    policy: Policy,
+    audience: Audience,
+    building: Path,
+    key: Callable[[], SecretKey],
+    protected: Callable[[], Protected],
+    on: date,
 ) -> tuple[list[PublishedTable], dict[str, Any], LeakReport]:
     """Write the files of a version and look through them."""
     connection = warehouse.connection
@@ -457,8 +484,9 @@ def _build(
     details: dict[str, Any] = {
         "not_built_yet": [c.name for c in policy.tables_of(audience.role) if c.name not in there]
     }
-    if policy.roles[audience.role].small_cells == "protect":
-        tables, details["small_cells"] = protect_small_cells(connection, policy, tables, key().derived("rounding"))
+    if _is_protected(policy, audience.role):
+        details["small_cells"] = protected().manifest(tables)
+        tables = protected().tables(tables)
     has_tokens = _needs_key(policy, audience, tables)
     details["key_id"] = key().key_id if has_tokens else ""
     domains = _make_tokens(connection, policy, audience, tables, key if has_tokens else None)

@@ -205,18 +205,45 @@ def _components(hidden: set[Cell], lines: Sequence[Line]) -> Iterator[tuple[list
         yield members, of_root.get(top, [])
 
 
+@dataclass(frozen=True)
+class Protected:
+    """Protected copies of tables: temporary tables of the connection that made them.
+
+    Attributes:
+        rules: by which they are protected.
+        done: what was done to each table, for the manifest.
+    """
+
+    rules: SmallCells
+    done: Mapping[str, Mapping[str, int]]
+
+    def tables(self, tables: Iterable[PublishedTable]) -> list[PublishedTable]:
+        """The same tables, read from their copies where they have one."""
+
+        def copy(table: PublishedTable) -> PublishedTable:
+            name = table.contract.name
+            dropped = (self.rules.suppress.get(name) or self.rules.rounded[name]).drop
+            columns = tuple((column, mask) for column, mask in table.columns if column.name not in dropped)
+            return replace(table, source=f"temp.protected_{name}", columns=columns)
+
+        return [copy(table) if table.contract.name in self.done else table for table in tables]
+
+    def manifest(self, tables: Iterable[PublishedTable]) -> dict[str, Any]:
+        """What was done to these tables."""
+        names = [table.contract.name for table in tables]
+        done = {name: self.done[name] for name in names if name in self.done}
+        return {"threshold": self.rules.threshold, "base": self.rules.base, "tables": done}
+
+
 def protect_small_cells(
     connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable], secret: bytes
-) -> tuple[list[PublishedTable], dict[str, Any]]:
-    """Let protected tables be read from protected copies (temporary tables).
+) -> Protected:
+    """Make protected copies of tables.
 
     Args:
         policy: what is done to which table.
         secret: decides what is rounded up and what down, the same way in every version, so that
             publishing often tells nothing more.
-
-    Returns:
-        The tables, and what was done for the manifest.
     """
     rules = policy.small_cells
     hidden = _hidden_rows(connection, rules, {t.contract.name for t in tables}) | {
@@ -224,35 +251,22 @@ def protect_small_cells(
         for t in tables
         if t.contract.name in rules.rounded and rules.rounded[t.contract.name].visits
     }
-    done: dict[str, Any] = {"threshold": rules.threshold, "base": rules.base, "tables": {}}
-    dropped: dict[str, tuple[str, ...]] = {}
+    done: dict[str, Mapping[str, int]] = {}
     there: dict[str, Sequence[str]] = {}
     # What is the sum of other tables' rows comes after them.
     for table in sorted(tables, key=lambda t: _depth(rules, t)):
         name = table.contract.name
+        left_out = {"suppressed_rows": len(hidden[name])} if name in hidden else {}
         if name in rules.suppress:
             _suppress_table(connection, table, rules, hidden[name], secret)
-            done["tables"][name] = {"suppressed_rows": len(hidden[name])}
-            dropped[name] = rules.suppress[name].drop
+            done[name] = left_out
         elif name in rules.rounded:
             if rules.rounded[name].sum_of == _RATES and _make_rates(connection, rules, there):
                 there[_RATES] = _COUNTS_OF_RATES
             _round_table(connection, table, rules, hidden.get(name, set()), secret, there)
             there[name] = [column.name for column in _stored_columns(table)]
-            done["tables"][name] = {"rounded_to": rules.base}
-            if name in hidden:
-                done["tables"][name]["suppressed_rows"] = len(hidden[name])
-            dropped[name] = rules.rounded[name].drop
-    return [
-        replace(
-            table,
-            source=f"temp.protected_{name}",
-            columns=tuple((c, mask) for c, mask in table.columns if c.name not in dropped[name]),
-        )
-        if (name := table.contract.name) in dropped
-        else table
-        for table in tables
-    ], done
+            done[name] = {"rounded_to": rules.base, **left_out}
+    return Protected(rules, done)
 
 
 def _depth(rules: SmallCells, table: PublishedTable) -> int:
@@ -556,7 +570,9 @@ def _rounded(count: str, contract: Contract, base: int, source: _Source | None) 
             )
 
     def up_to(number: str) -> str:
-        return f"(draw + coalesce(({number}) * {_LOTS}::hugeint{scale}, 0)) // {base * _LOTS}"
+        return (
+            f"(draw + coalesce(({number}) * {_LOTS}::{'hugeint' if scale else 'bigint'}{scale}, 0)) // {base * _LOTS}"
+        )
 
     made = f"({up_to(f'{before} + {quoted(count)}')} - {up_to(before)}) * {base}"
     if count in taken:
