@@ -455,9 +455,12 @@ def test_a_draft_takes_its_own_file_and_the_next_one(name: str, others: list[str
 
 
 def test_iso_8601_that_is_not_read_is_not_drafted_as_if_it_were(tmp_path: Path) -> None:
-    """Weeks, days of the year and figures without marks need a format: a draft without one would lose every clock."""
-    for known in ("2026-W10-1", "20260302T080000Z", "2026-03-02T08"):
+    """Weeks and days of the year, and figures without marks, need a format: without one every clock would be lost."""
+    for known in ("2026-W10-1", "2026-03-02T08"):
         assert readings(known) == (), known
+    for known in ("20260302T080000Z", "20260302T080000+0100", "20260302T080000"):
+        assert readings(known) == ("%Y%m%dT%H%M%S",), known
+    assert readings("23/03/2026 08:00+01:00") == ("%d/%m/%Y %H:%M",)
     for known in ("2026-03-02", "2026-03-02T08:00Z", "2026-03-02 08:00:00.5", "2026-03-02T08:00:00+01:00"):
         assert readings(known) == ("iso",), known
 

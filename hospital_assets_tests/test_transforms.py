@@ -147,6 +147,11 @@ CLOCKS = [
     ("2026-01-05-05:00", None, None),
     ("01-05-2026", None, None),
     ("01/05/2026 10:30-05:00", datetime(2026, 1, 5, 10, 30), -300),
+    ("20260105T103000Z", datetime(2026, 1, 5, 10, 30), 0),
+    (" 20260105T103000-05:00 ", datetime(2026, 1, 5, 10, 30), -300),
+    ("20260105103000+0530", datetime(2026, 1, 5, 10, 30), 330),
+    ("20260105T103000", datetime(2026, 1, 5, 10, 30), None),
+    ("20260105-0500", None, None),
     ("", None, None),
     (None, None, None),
 ]
@@ -154,7 +159,8 @@ CLOCKS = [
 
 def test_wall_clocks_and_their_offsets(on: Engine) -> None:
     frame = pl.DataFrame({"t": [text for text, *_ in CLOCKS]}, schema={"t": pl.String})
-    read = collect(parse_wall_clocks(on(frame), {"c": "t"}, ["%m/%d/%Y %H:%M"]))
+    formats = ["%m/%d/%Y %H:%M", "%Y%m%dT%H%M%S", "%Y%m%d%H%M%S"]
+    read = collect(parse_wall_clocks(on(frame), {"c": "t"}, formats))
     assert read["c"].to_list() == [clock for _, clock, _ in CLOCKS]
     assert read["c_offset_minutes"].to_list() == [offset for *_, offset in CLOCKS]
 

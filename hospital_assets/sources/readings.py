@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from hospital_assets.warehouse.dialect import NUMBER_FORMATS
+from hospital_assets.warehouse.dialect.frames import HAS_OFFSET, OFFSET
 from hospital_assets.warehouse.dialect.frames import ISO as ISO_CLOCK
-from hospital_assets.warehouse.dialect.frames import OFFSET
 
 #: ISO 8601, which needs no format.
 ISO = "iso"
@@ -39,10 +39,16 @@ DAYS = (
     "%d-%b-%y",
 )
 _TIMES = ("%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p", "%I:%M:%S%p", "%I:%M%p", "%H%M", "%H.%M", "%Hh%M")
-#: Digits alone: how many -> the format.
-_FIGURES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-#: Digits, a gap and digits.
-_HALVES = {"8 4": "%Y%m%d %H%M", "8 6": "%Y%m%d %H%M%S"}
+#: Digits alone, or with a mark between: how many -> the format.
+_FIGURES = {
+    "8": "%Y%m%d",
+    "12": "%Y%m%d%H%M",
+    "14": "%Y%m%d%H%M%S",
+    "8 4": "%Y%m%d %H%M",
+    "8 6": "%Y%m%d %H%M%S",
+    "8T4": "%Y%m%dT%H%M",
+    "8T6": "%Y%m%dT%H%M%S",
+}
 #: Years that a clock of a hospital can have; those of de-identified data lie ahead.
 _YEARS = range(1900, 2300)
 #: What share of values a reading must fit to be that of the column.
@@ -72,10 +78,9 @@ class Reading:
 @functools.lru_cache(maxsize=100_000)
 def readings(text: str) -> tuple[str, ...]:
     """The formats a text can be read by: `iso`, strptime's, or those of numbers."""
-    if re.fullmatch(r"[\d ]+", text):
-        known = _FIGURES.get(len(text)) or _HALVES.get(" ".join(str(len(part)) for part in text.split()), "")
-        if known and _read(text, known):
-            return (known,)
+    known = _FIGURES.get(re.sub(r"\d+", lambda digits: str(len(digits[0])), _unzoned(text)), "")
+    if known and _read(text, known):
+        return (known,)
     if re.fullmatch(r"\d+([.,]\d+)?", text):
         number = float(text.replace(",", "."))
         return tuple(n for n, known in NUMBER_FORMATS.items() if known.at_least <= number < known.below)
@@ -95,9 +100,13 @@ def readings(text: str) -> tuple[str, ...]:
     return month_first or found
 
 
+def _unzoned(text: str) -> str:
+    return re.sub(OFFSET, "", text).rstrip() if re.search(HAS_OFFSET, text) else text
+
+
 def _read(text: str, known: str) -> datetime | None:
     try:
-        read = datetime.strptime(text, known)
+        read = datetime.strptime(_unzoned(text), known)
     except ValueError:
         return None
     return read if read.year in _YEARS else None

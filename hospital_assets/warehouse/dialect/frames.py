@@ -29,8 +29,8 @@ YEAR = r"^\d{4}|^\S.*\d{4}"
 LAST_SHORT_YEAR = 2068
 #: A UTC offset at the end of a wall clock.
 OFFSET = r"(?:[Zz]|[+-]\d{2}:?\d{2})$"
-#: Texts that can have one: what follows a date is a time of day (`2026-03-02-08:15` is a date and a time).
-HAS_OFFSET = r"(?::\d{2}(?:\.\d+)?|[AaPp][Mm]) ?(?:[Zz]|[+-]\d{2}:?\d{2})$"
+#: Texts that can have one: it follows a time of day (`2026-03-02-08:15` is a date and a time), or a clock in figures.
+HAS_OFFSET = r"(?::\d{2}(?:\.\d+)?|[AaPp][Mm]|^\d{8}[T ]?\d{4}(?:\d{2}(?:\.\d+)?)?) ?(?:[Zz]|[+-]\d{2}:?\d{2})$"
 #: ISO 8601 dates and date-times, with `T` or a blank, less their offset.
 ISO = r"^\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?)?$"
 

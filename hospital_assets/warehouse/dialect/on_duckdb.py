@@ -107,7 +107,7 @@ def parse_wall_clocks(frame: Frame, columns: Mapping[str, str], formats: Formats
     for out, src in columns.items():
         text, ending, bare = f"trim({quoted(src)})", quoted(f"{out}_ending"), quoted(out)
         endings[f"{out}_ending"] = (
-            f"case when contains({text}, ':') and regexp_matches({text}, {literal(HAS_OFFSET)}) "
+            f"case when regexp_matches({text}, {literal(HAS_OFFSET)}) "
             f"then regexp_extract({text}, {literal(OFFSET)}) else '' end"
         )
         # Its `T` stays: months and days of the week are written with one, too.
