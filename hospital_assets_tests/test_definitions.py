@@ -60,6 +60,11 @@ def test_every_asset_is_governed(key: dg.AssetKey) -> None:
     assert (node.partitions_def is not None) == contract.partitioned
 
 
+def test_dagster_loads_all_of_them() -> None:
+    """As a code location does: names of steps must not be those of jobs."""
+    DEFINITIONS.get_repository_def().load_all_definitions()
+
+
 def test_every_contract_has_an_asset() -> None:
     assert {key.path[-1] for key in TABLES} == set(CONTRACTS)
 

@@ -1127,7 +1127,7 @@ def test_publications_are_assets_with_their_tables() -> None:
     build_jobs = {"daily_batch", "full_refresh", "refresh_stale_partitions", "all_checks"}
     definitions = build_definitions(Settings(Path("nowhere")))
     for job in build_jobs:
-        assert "publish" not in {node.name for node in definitions.resolve_job_def(job).graph.nodes}
+        assert "publications" not in {node.name for node in definitions.resolve_job_def(job).graph.nodes}
 
 
 def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

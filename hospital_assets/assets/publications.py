@@ -47,7 +47,7 @@ def publications_asset(policy: Policy) -> dg.AssetsDefinition:
     names = {role: f"publication_{role}" for role in policy.roles}
 
     @dg.multi_asset(
-        name="publish",
+        name="publications",
         specs=[
             dg.AssetSpec(
                 name,
@@ -76,7 +76,7 @@ def publications_asset(policy: Policy) -> dg.AssetsDefinition:
         can_subset=True,
         pool=WAREHOUSE_POOL,
     )
-    def publish(
+    def publications(
         context: dg.AssetExecutionContext, warehouse: WarehouseResource, clock: ClockResource, audit: AuditResource
     ) -> Iterator[Any]:
         settings = clock.settings
@@ -118,7 +118,7 @@ def publications_asset(policy: Policy) -> dg.AssetsDefinition:
                 yield _checked(names[role], made, list(leaks.values()))
         _raise(failures)
 
-    return publish
+    return publications
 
 
 def _checked(asset: str, made: list[Made], leaks: list[LeakError]) -> dg.AssetCheckResult:

@@ -93,8 +93,8 @@ SAME_HOUR, QUEUE = "same_hour", "queue_simulation"
 WAIT_METHODS = {SAME_HOUR: "the same hour of the last 28 days", QUEUE: "the queue, simulated with the known roster"}
 #: Why waits are forecast by the method that ships -> the same in words.
 WAIT_REASONS = {
-    "better": "in the last 28 forecasts that are over the simulation was better",
-    "not_better": "in the last 28 forecasts that are over the simulation was not clearly better",
+    "better": "over the last 28 forecasts whose day has passed, the simulation was better",
+    "not_better": "over the last 28 forecasts whose day has passed, the simulation was not clearly better",
     "too_few_forecasts": "fewer than 14 past forecasts can be compared",
     "not_simulated": "the roster of the two days was not known, or too little of the queue to simulate it",
 }

@@ -116,7 +116,7 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
             _looked(looks),
             plain_table(
                 "publications",
-                f"{len(audiences)} current publications",
+                f"Current publications: {len(audiences)}",
                 "Newest version of each audience; hashes are the first twelve digits",
                 audiences,
                 {
