@@ -32,6 +32,7 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/hospital simulate
 	$(BIN)/hospital build
+	$(BIN)/hospital report quality
 	$(BIN)/hospital key create --if-missing
 
 dev: install
