@@ -153,7 +153,8 @@ def copy_repeated(
             )
 
 
-def measure(data: Path, audience: str, slices: int) -> None:
+def measure(data: Path, audience: str, slices: int) -> list[tuple[float, float]]:
+    """Milliseconds, elapsed and of processor time, of slices of each page."""
     command = [
         str(Path(sys.executable).with_name("hospital")),
         "--data-dir",
@@ -199,6 +200,7 @@ def measure(data: Path, audience: str, slices: int) -> None:
             print_times(name, taken)
         print_times("all", everything)
         print(f"server memory: {memory(server.pid, 'VmRSS')} MB now, {memory(server.pid, 'VmHWM')} MB at most")
+        return everything
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=20)

@@ -24,9 +24,11 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 PORT = 3397
+HOSPITAL = str(Path(sys.executable).with_name("hospital"))
 
 
 def main() -> None:
@@ -40,34 +42,37 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "data"
-        environment = {**os.environ, "HOSPITAL_DATA_DIR": str(data)}
-        hospital = str(Path(sys.executable).with_name("hospital"))
-        quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         if options.data is None:
-            simulate = ["simulate", "--clean", "--days", options.days, "--scale", options.scale]
-            subprocess.run([hospital, *simulate], check=True, **quiet)
-            subprocess.run([hospital, "build"], check=True, **quiet)
-        command = ["watch"] if options.watch else ["dev", "--port", str(PORT)]
+            for command in (["simulate", "--clean", "--days", options.days, "--scale", options.scale], ["build"]):
+                subprocess.run([HOSPITAL, "--data-dir", str(data), *command], check=True, stdout=subprocess.DEVNULL)
         if options.watch:
-            stand_still(data)
-        dev = subprocess.Popen([hospital, *command], start_new_session=True, **quiet)
+            alerts, loads = watched(data, options.files, options.pause)
+            for what, found in (("alert raised", alerts), ("KPIs committed", loads)):
+                print(f"{what:15} median {statistics.median(found):.2f} s, most {max(found):.2f} s")
+        else:
+            sensed(data, options.files, options.pause)
+
+
+@contextlib.contextmanager
+def running(data: Path, *command: str) -> Iterator[None]:
+    """A command of the platform that goes on until it is ended, with all that it started."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([HOSPITAL, "--data-dir", str(data), *command], start_new_session=True, **quiet)
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
         try:
-            if options.watch:
-                alerts, loads = watched(data, options.files, options.pause)
-                for what, found in (("alert raised", alerts), ("KPIs committed", loads)):
-                    print(f"{what:15} median {statistics.median(found):.2f} s, most {max(found):.2f} s")
-                return
-            started = time.monotonic()
-            wait_until_up()
-            print(f"hospital dev is up after {time.monotonic() - started:.1f} s")
-            landed = land(data, options.files, options.pause)
-            report(data, landed)
-        finally:
-            os.killpg(dev.pid, signal.SIGINT)
-            try:
-                dev.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(dev.pid, signal.SIGKILL)
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def sensed(data: Path, files: int, pause: float) -> list[float]:
+    """Rename files into the landing folder while `hospital dev` runs; seconds until the run of each has ended."""
+    with running(data, "dev", "--port", str(PORT)):
+        wait_until_up()
+        return report(data, land(data, files, pause))
 
 
 def wait_until_up() -> None:
@@ -102,6 +107,12 @@ def watched(data: Path, files: int, pause: float) -> tuple[list[float], list[flo
     Returns:
         seconds until the alert of each stood in the outbox, and until each was loaded and its KPIs committed.
     """
+    stand_still(data)
+    with running(data, "watch"):
+        return _watched(data, files, pause)
+
+
+def _watched(data: Path, files: int, pause: float) -> tuple[list[float], list[float]]:
     import sqlite3
 
     import polars as pl
@@ -169,7 +180,7 @@ def land(data: Path, files: int, pause: float) -> list[tuple[str, float, list[st
     return landed
 
 
-def report(data: Path, landed: list[tuple[str, float, list[str]]]) -> None:
+def report(data: Path, landed: list[tuple[str, float, list[str]]]) -> list[float]:
     import polars as pl
     from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFilter
 
@@ -221,6 +232,7 @@ def report(data: Path, landed: list[tuple[str, float, list[str]]]) -> None:
     for place, what in enumerate(("until asked for", "until the run starts", "the run's steps")):
         values = [part[place] for part in parts]
         print(f"  {what:22} median {statistics.median(values):.2f} s, most {max(values):.2f} s")
+    return totals
 
 
 if __name__ == "__main__":
