@@ -379,6 +379,16 @@ def test_the_sum_of_hospitals_is_scored_where_all_of_them_are_known() -> None:
     assert weeks == []
 
 
+def test_what_moves_later_is_no_scale_of_the_days_before() -> None:
+    """As many came each day until the month began: there is nothing to scale with, and no figure that is infinite."""
+    days = [date(2026, 7, 11) + timedelta(days=n) for n in range(28)]
+    month = date(2026, 8, 1)
+    arrived = arrived_by_day({"H1": {day: 20 if day < month else 23 for day in days}})
+    made = by_day([("H1", "slot_mean", day - timedelta(days=1), day, 20.0) for day in days if day >= month])
+    scored = accuracy(pl.DataFrame(schema=CONTRACTS[HOURLY].polars_schema), made, arrived)
+    assert scored.select("mae", "mase", "floor_mase").unique().rows() == [(23.0, None, None)]
+
+
 def test_accuracy_does_not_depend_on_the_order_of_rows(made: Made, arrived: pl.DataFrame) -> None:
     scored = accuracy(made[HOURLY], made[DAILY], arrived)
     for seed in range(3):

@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.spark.lake import Lake
 from hospital_assets.warehouse.dialect import Frame
@@ -42,7 +43,7 @@ VISITS = {
 def on_spark(zone: LandingZone) -> LandingZone:  # noqa: F811
     from hospital_assets.spark.landing import SparkLandingZone
 
-    values = {field.name: getattr(zone, field.name) for field in fields(LandingZone)}
+    values = {field.name: getattr(zone, field.name) for field in fields(LandingZone) if field.init}
     return SparkLandingZone(**values, session=spark_session(), lake=Lake(str(zone.spool / "lake")))
 
 
@@ -121,3 +122,9 @@ def test_joined_and_nested_sources(mimic: Path, tmp_path: Path, zone: LandingZon
         shutil.copyfile(file, target / file.name)
     assert assert_read_alike(zone, "vitals").height > 1_000
     assert assert_read_alike(zone, "er_visits").height > 100
+
+
+def test_what_has_not_landed_is_stored_as_an_empty_table(zone: LandingZone, tmp_path: Path) -> None:  # noqa: F811
+    nothing = on_spark(zone).read("other_records", zone.discover())
+    contract = CONTRACTS["raw_other_records"]
+    assert Lake(str(tmp_path / "lake")).replace(spark_session(), contract, nothing, None) == 0

@@ -15,7 +15,7 @@ import narwhals as nw
 from hospital_assets.contracts import PARTITION_COLUMN, Contract
 from hospital_assets.warehouse.database import Period, assert_columns
 from hospital_assets.warehouse.delta import DeltaTables, in_words
-from hospital_assets.warehouse.dialect import Frame, lazy, polars_of
+from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.dialect.frames import is_on_spark, relation_of
 from hospital_assets.warehouse.errors import WarehouseError, without_values
 
@@ -85,7 +85,8 @@ class Lake(DeltaTables):
         from hospital_assets.spark.dialect import duckdb_types, from_polars, schema_of
 
         if not is_on_spark(frame):
-            frame = lazy(from_polars(session, polars_of(frame).collect()))
+            # Polars; or DuckDB, where nothing of a subject has landed.
+            frame = lazy(from_polars(session, frame.collect("polars").to_native()))
         native: DataFrame = nw.to_native(frame)
         assert_columns(contract, duckdb_types(native))
         rows = native.select(

@@ -213,12 +213,10 @@ def _scored(joined: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
         found.select("hospital_id", "period_month")
         .unique()
         .join(moved, on="hospital_id")
-        .filter(
-            pl.col("target_date") < pl.col("period_month"),
-            pl.col("moved").mean().over("hospital_id", "period_month") > 0,
-        )
+        .filter(pl.col("target_date") < pl.col("period_month"))
         .group_by("hospital_id", "period_month")
         .agg(scale=pl.col("moved").mean())
+        .filter(pl.col("scale") > 0)
     )
     return (
         found.join(by_day, on=_GROUP, how="left")
