@@ -7,6 +7,7 @@ import json
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_records_cut_anywhere_and_repeated_leave_the_same_alerts(
     again.close()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.booleans()), max_size=10))
+def test_who_is_critical_does_not_depend_on_the_order_in_which_it_is_heard(
+    tmp_path_factory: pytest.TempPathFactory, found: list[tuple[str, int, bool]]
+) -> None:
+    """What was observed last holds; of two sets of one moment the critical one."""
+    outbox = Outbox(tmp_path_factory.mktemp("outbox") / "outbox.sqlite", [LOG])
+    for name, minute, raised in found:
+        outbox.record([signal(raised, NOW + minute * MINUTE, name)], NOW)
+    newest = {name: max((minute, raised) for of, minute, raised in found if of == name) for name, _, _ in found}
+    assert outbox.open_subjects("critical_vitals") == {name for name, (_, raised) in newest.items() if raised}
+    outbox.close()
+
+
 def test_two_processes_share_the_work(tmp_path: Path) -> None:
     first, second = (Outbox(tmp_path / "outbox.sqlite", [LOG]) for _ in range(2))
     found = [signal(True, subject=f"V{number}") for number in range(20)]
@@ -407,11 +422,13 @@ def test_who_was_seen_at_an_unknown_time_is_seen_in_the_copy_of_a_run(tmp_path: 
         return {**dict.fromkeys(CONTRACTS[table].column_names), "service_date": NOW.date(), **values}
 
     def visit(name: str, codes: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        fact = {"visit_id": name, "is_open": True, "department_key": 1, "arrival_at": NOW}
+        is_cancelled = name == "cancelled"
+        fact = {"visit_id": name, "is_open": True, "is_cancelled": is_cancelled, "department_key": 1, "arrival_at": NOW}
         cleaned = {"visit_id": name, "quality_codes": codes, "recorded_at": NOW + MINUTE}
         return row("fact_emergency_visits", **fact), row("cleaned_er_visits", **cleaned)
 
-    facts, cleaned = zip(visit("seen", f"x;{PROVIDER_TIME_UNKNOWN.name}"), visit("waits", ""), strict=True)
+    seen = visit("seen", f"x;{PROVIDER_TIME_UNKNOWN.name}")
+    facts, cleaned = zip(seen, visit("waits", ""), visit("cancelled", ""), strict=True)
     department = {**dict.fromkeys(CONTRACTS["dim_department"].column_names), "department_key": 1}
     tables = {"fact_emergency_visits": facts, "cleaned_er_visits": cleaned, "dim_department": [department]}
     with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
@@ -422,9 +439,15 @@ def test_who_was_seen_at_an_unknown_time_is_seen_in_the_copy_of_a_run(tmp_path: 
             warehouse.connection.execute(f"create schema if not exists {contract.layer}")
             warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
         publish_copy(warehouse, "open_visits")
-    copy = read_copy(tmp_path / "warehouse" / "hospital.duckdb", "open_visits")
-    assert copy is not None
-    assert dict(copy.select("visit_id", "provider_at").iter_rows()) == {"seen": NOW + MINUTE, "waits": None}
+        publish_copy(warehouse, "ended_visits")
+    copy, ended = (
+        read_copy(tmp_path / "warehouse" / "hospital.duckdb", f"{name}_visits") for name in ("open", "ended")
+    )
+    assert copy is not None and ended is not None
+    provider_at = dict(copy.select("visit_id", "provider_at").iter_rows())
+    assert provider_at == {"seen": NOW + MINUTE, "waits": None, "cancelled": None}
+    # Nobody waits who never came.
+    assert ended.rows() == [("cancelled", NOW + MINUTE)]
 
 
 def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) -> None:
@@ -436,6 +459,10 @@ def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) ->
     assert [v.visit_id for v in outbox.waiting_visits(NOW)] == ["V1"]
     outbox.record([], NOW, visits=[visit(False, 5)])
     outbox.record([], NOW, visits=[visit(True, 2)])  # an older record lands late
+    assert outbox.waiting_visits(NOW) == []
+    # Of a source that does not say when it writes, each record is as of the arrival.
+    outbox.record([], NOW, visits=[replace(visit(True, 0), visit_id="V2")])
+    outbox.record([], NOW, visits=[replace(visit(False, 0), visit_id="V2")])
     assert outbox.waiting_visits(NOW) == []
 
 

@@ -47,6 +47,7 @@ from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live.alert_rules import FILE_QUARANTINED
 from hospital_assets.live.board import Patient, read_board
+from hospital_assets.live.copies import copy_file, read_copy
 from hospital_assets.live.monitor import Look, Monitor, open_monitor
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
@@ -186,6 +187,14 @@ def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor
     land(copied, "well.json", line)
     monitor.look()
     assert "WA1" not in monitor.outbox.open_subjects("critical_vitals")
+    # Who is well by now was never critical as far as anybody could have known in time.
+    land(copied, "later.json", observation("B1", patient, 9))
+    monitor.look()
+    late = observation("B1", patient, 1, respiratory_rate=26).replace(
+        '"observation_id": "B1"', '"observation_id": "B2"'
+    )
+    land(copied, "late.json", late)
+    assert monitor.look().opened == 0
 
 
 def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> None:
@@ -216,6 +225,23 @@ def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> 
     land(copied, "seen.csv", header, seen + "2026-03-12 15:07:00", folder="er_visits")
     monitor.look()
     assert "W77" not in monitor.outbox.open_subjects("critical_wait")
+
+
+def test_nobody_waits_whose_visit_a_run_knows_to_be_over(copied: Settings, monitor: Monitor) -> None:
+    """A message that cancels or ends a visit is no record of the visit."""
+    header = "visit_id,patient_id,hospital_id,department,arrival_time,triage_level,recorded_at"
+    line = "{},P1,H1,Emergency,2026-03-12 14:40:00,1,2026-03-12 14:53:00".format
+    land(copied, "now.csv", header, line("W77"), line("W78"), folder="er_visits")
+    monitor.look()
+    assert {"W77", "W78"} <= monitor.outbox.open_subjects("critical_wait")
+    ended = read_copy(copied.warehouse_file, "ended_visits")
+    assert ended is not None
+    # As of the record of the visit: a newer one would count again.
+    pl.concat([ended, pl.DataFrame([("W77", NOW)], ended.schema, orient="row")]).write_parquet(
+        copy_file(copied.warehouse_file, "ended_visits")
+    )
+    monitor.see_who_waits()
+    assert {"W77", "W78"} & monitor.outbox.open_subjects("critical_wait") == {"W78"}
 
 
 def test_the_board_shows_who_waits_before_their_files_are_loaded(copied: Settings, monitor: Monitor) -> None:
@@ -602,7 +628,7 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     assert dict(tables(killed)) == dict(tables(quiet))
     # The built network's clock stands later, at the end of its days.
     as_of = {name for name, contract in CONTRACTS.items() if "as_of_at" in contract.column_names}
-    as_of |= {"kpi_returns", "kpi_readmissions"}
+    as_of |= {"kpi_returns", "kpi_readmissions", "kpi_trends"}
     # Hours count once they have begun.
     as_of |= {"fact_bed_occupancy", "kpi_occupancy_daily", "kpi_department_flow_daily"}
     as_of |= {"kpi_crowding_hourly", "kpi_staffing_hourly"}

@@ -156,7 +156,7 @@ class Outbox:
         """Take in what a look has found, all or nothing; returns how many alerts it opened.
 
         An older signal never overrules a newer one of the same thing, unless it is a correction, and the same signal
-        again changes nothing.
+        again changes nothing. Of two of one moment the one that raises holds.
 
         Args:
             signals: in any order.
@@ -170,9 +170,9 @@ class Outbox:
         with in_transaction(self._connection):
             for visit in visits:
                 self._put_visit(visit)
-            ordered = sorted(signals, key=lambda signal: signal.observed_at)
+            ordered = sorted(signals, key=lambda signal: (signal.observed_at, not signal.is_raised))
             for signal in ordered:
-                opened += self._take(signal, now, cooldown)
+                opened += self._take(signal, now, cooldown, is_of_now=signal.rule in (snapshots or {}))
             for rule, moment in (snapshots or {}).items():
                 still = {s.key for s in ordered if s.rule == rule and s.is_raised is not False}
                 for row in self._rows("select * from alerts where rule = ? and state <> 'resolved'", rule):
@@ -183,20 +183,23 @@ class Outbox:
             )
         return opened
 
-    def _take(self, signal: Signal, now: datetime, cooldown: timedelta) -> bool:
+    def _take(self, signal: Signal, now: datetime, cooldown: timedelta, *, is_of_now: bool) -> bool:
         seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
-        if seen and seen[0]["observed_at"] >= _text(signal.observed_at) and not signal.is_correction:
+        # Of what is said of one moment the worse holds, whichever landed first: "!" sorts after nothing.
+        said_of = _text(signal.observed_at) + ("!" if signal.is_raised else "")
+        if seen and seen[0]["observed_at"] >= said_of and not signal.is_correction:
             return False
         found = self._rows(
             "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1", signal.key
         )
         last = found[0] if found else None
         is_open = last is not None and last["state"] != "resolved"
-        if not signal.is_raised and not is_open:
+        # What is looked at anew each time is never heard of late.
+        if not is_open and (signal.is_raised is None or (is_of_now and not signal.is_raised)):
             return False
-        self._connection.execute(
-            "insert or replace into signals values (?, ?)", (signal.key, _text(signal.observed_at))
-        )
+        self._connection.execute("insert or replace into signals values (?, ?)", (signal.key, said_of))
+        if not is_open and not signal.is_raised:
+            return False
         if signal.is_raised is False:
             self._resolve(last, now)
         elif last is not None and is_open:
@@ -307,7 +310,8 @@ class Outbox:
         self._connection.execute(
             f"insert into visits ({names}) values ({', '.join('?' * len(values))}) "
             f"on conflict (visit_id) do update set {changes} "
-            "where excluded.recorded_at > visits.recorded_at",
+            # Sources that do not say when they wrote a record say the same of each: then the last to land holds.
+            "where excluded.recorded_at >= visits.recorded_at",
             list(values.values()),
         )
 

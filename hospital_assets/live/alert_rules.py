@@ -245,7 +245,8 @@ def corrected_vitals(
         scored(lazy(found.filter(pl.col("rule").is_null())), lazy(patients)).collect("polars").to_native()
     )
     by_subject: dict[str, Signal] = {}
-    for signal in sorted(vital_signals(standing, settings, where), key=lambda signal: signal.observed_at):
+    signals = vital_signals(standing, settings, where)
+    for signal in sorted(signals, key=lambda signal: (signal.observed_at, bool(signal.is_raised))):
         if signal.is_raised is not None:
             by_subject[signal.subject] = replace(signal, is_correction=True)
     ever = _timed(found).drop_nulls("measured_at").group_by("subject", "visit_id").agg(pl.col("measured_at").max())

@@ -82,14 +82,15 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         where f.service_date >= since and f.is_open
         """,
     ),
-    # Of the same days, those that are over, however that is known: a movement ends a visit as well.
+    # Of the same days, those that are over, however that is known: messages end and cancel visits as well.
     "ended_visits": (
         ("fact_emergency_visits", "cleaned_er_visits"),
         """
         select f.visit_id, coalesce(c.recorded_at, f.arrival_at) as recorded_at
         from facts.fact_emergency_visits f
         join cleaned.cleaned_er_visits c on c.visit_id = f.visit_id and c.service_date = f.service_date
-        where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits) and not f.is_open
+        where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits)
+          and (f.is_cancelled or not f.is_open)
         """,
     ),
     # Who came on the newest two service days, gone or not.

@@ -119,9 +119,17 @@ class Monitor:
             return 0
         now = hospital_now(self.settings, wall)
         since = now - timedelta(hours=self.alerts.lookback_hours)
-        signals = critical_waits(self.outbox.waiting_visits(since), now, self.alerts.critical_wait_minutes)
+        warehouse_file = Path(self.landing.warehouse.database)
+        ended = read_copy(warehouse_file, "ended_visits")
+        over = {} if ended is None else dict(ended.select("visit_id", "recorded_at").iter_rows())
+        waiting = [
+            visit
+            for visit in self.outbox.waiting_visits(since)
+            if visit.visit_id not in over or visit.recorded_at > over[visit.visit_id]
+        ]
+        signals = critical_waits(waiting, now, self.alerts.critical_wait_minutes)
         snapshots = {CRITICAL_WAIT: now}
-        stays = read_copy(Path(self.landing.warehouse.database), "open_stays")
+        stays = read_copy(warehouse_file, "open_stays")
         if stays is not None:
             stays = not_lapsed(stays, now)
             signals += overstays(stays, now, self.alerts.overstay_hours)
@@ -222,9 +230,7 @@ class Monitor:
                 )
                 merge_landed(warehouse_file, "landed_vitals", again.board, "visit_id", "measured_at", since)
                 found = [signal for signal in found if signal.subject not in again.subjects] + again.signals
-            # What is well and never was otherwise needs no memory.
-            ill = known | {signal.subject for signal in found if signal.is_raised}
-            signals = [signal for signal in found if signal.subject in ill]
+            signals = found
         if "er_visits" in subjects:
             landed = _with_earlier(warehouse_file, records("er_visits"), zone.profiles, (since - _ZONES).date())
             arrived = landed_visits(landed, hospitals, zone.profiles)
