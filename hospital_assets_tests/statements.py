@@ -1305,16 +1305,16 @@ def _beds(o: Oracle, where: Slice) -> Facts | None:
         & (col("hospital_id") == where.hospital)
         & (col("department_name") == department)
     ).sort("target_date")
-    if not rows.height or not rows["bed_capacity"][0]:
+    staffed = rows["bed_capacity"].to_list()
+    if not rows.height or not all(staffed):
         return None
-    staffed = int(rows["bed_capacity"][0])
-    beds = where.beds or staffed
-    over = rows.filter(col("expected_patients") > beds * 0.92).height
+    beds = [where.beds or count for count in staffed]
+    over = sum(patients > 0.92 * count for patients, count in zip(rows["expected_patients"], beds, strict=True))
     top = rows.filter(col("expected_patients") == rows["expected_patients"].max()).row(0, named=True)
     wanted = math.ceil(top["expected_patients"] / 0.92)
     name = f"{top['target_date']:%a} {day_of(top['target_date'])}"
-    supposed = [staffed] if beds != staffed else []
-    return [beds, *supposed, over, rows.height, wanted, name, top["over_capacity_pct"]]
+    supposed = sorted({*staffed}) if beds != staffed else []
+    return [*sorted({*beds}), *supposed, over, rows.height, wanted, name, top["over_capacity_pct"]]
 
 
 def visits(o: Oracle, where: Slice) -> Told:

@@ -450,6 +450,27 @@ def test_who_was_seen_at_an_unknown_time_is_seen_in_the_copy_of_a_run(tmp_path: 
     assert ended.rows() == [("cancelled", NOW + MINUTE)]
 
 
+def test_an_open_stay_is_beside_the_beds_of_today(tmp_path: Path) -> None:
+    """Beds that are planned are no beds yet."""
+    span = [ALWAYS[0], NOW - MINUTE, NOW + MINUTE, ALWAYS[1]]
+    versions = [
+        {"department_key": key, "department_id": "ICU", "hospital_id": "H1", "department_name": "ICU"}
+        | {"valid_from_at": span[key], "valid_to_at": span[key + 1], "is_current": key == 2, "bed_capacity": beds}
+        for key, beds in enumerate((4, 5, 9))
+    ]
+    stay = {"stay_id": "V1", "department_key": 0, "is_open": True, "segment_start_at": NOW, "service_date": NOW.date()}
+    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
+        for name, rows in {"fact_patient_flow": [stay], "dim_department": versions, "dim_patient": []}.items():
+            contract = CONTRACTS[name]
+            given = [{**dict.fromkeys(contract.column_names), **row} for row in rows]
+            warehouse.connection.register("given", pl.DataFrame(given, schema=contract.polars_schema))
+            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
+            warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
+        publish_copy(warehouse, "open_stays")
+    copy = read_copy(tmp_path / "warehouse" / "hospital.duckdb", "open_stays")
+    assert copy is not None and copy.select("stay_id", "bed_capacity").rows() == [("V1", 5)]
+
+
 def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) -> None:
     def visit(is_waiting: bool, minute: int) -> VisitState:
         at = NOW + minute * MINUTE

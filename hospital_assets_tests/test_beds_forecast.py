@@ -74,6 +74,8 @@ DEPARTMENTS = pl.DataFrame(
         "hospital_id": ["H1", "H1", "H2", "H1"],
         "department_name": ["Surgery", "Medicine", "Surgery", "Emergency"],
         "bed_capacity": [10, None, 6, 30],
+        "valid_from_at": [datetime(1900, 1, 1, tzinfo=UTC)] * 4,
+        "valid_to_at": [datetime(9999, 12, 31, tzinfo=UTC)] * 4,
     }
 )
 
@@ -125,6 +127,21 @@ def test_rows_are_as_the_contract_has_them() -> None:
     )
     assert (beds_of["H1/Surgery"], beds_of["all/Surgery"], beds_of["H1/all inpatient"]) == (10, 16, None)
     assert day.filter(pl.col("bed_capacity").is_null())["over_capacity_pct"].null_count() == 4
+
+
+def test_beds_are_those_of_each_day_by_the_hospitals_clock() -> None:
+    """Three beds fewer in Tokyo, from its midnight of two days ahead on; known before, and not of the days before."""
+    change = datetime(2026, 3, 30, 15, tzinfo=UTC)
+    is_tokyo = pl.col("hospital_id") == "H2"
+    before = DEPARTMENTS.with_columns(valid_to_at=pl.when(is_tokyo).then(change).otherwise("valid_to_at"))
+    after = DEPARTMENTS.filter(is_tokyo).with_columns(valid_from_at=change, bed_capacity=pl.lit(3, pl.Int64))
+    made = beds([AS_OF - timedelta(days=9), AS_OF], simulated(90), pl.concat([before, after]), HOSPITALS)
+    of = made.filter(pl.col("department_name") == "Surgery").sort("service_date", "target_date")
+    for hospital, others in (("H2", 0), ("all", 10)):
+        found = of.filter(pl.col("hospital_id") == hospital)["bed_capacity"].to_list()
+        assert found == [others + 6] * 7 + [others + 6] + [others + 3] * 6
+    full = of.filter(is_tokyo, pl.col("service_date") == AS_OF)["over_capacity_pct"].to_list()
+    assert full[1] > full[0]
 
 
 def test_nothing_after_the_as_of_day_changes_a_forecast() -> None:

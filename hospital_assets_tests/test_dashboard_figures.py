@@ -31,6 +31,7 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
+from hospital_assets.dashboard.pages import forecast_queries
 from hospital_assets.dashboard.pages.capacity_queries import (
     boarding_by_destination,
     occupancy,
@@ -818,6 +819,18 @@ def test_supposed_beds_decide_how_full_the_days_are(shown: Settings, admin: Mart
         forecast(admin, read_slice({"hospital": hospital, "department": ward}, admin.known)), "forecast-beds"
     )
     assert plain.what_if is not None and plain.what_if.value != 400
+
+
+def test_beds_that_change_within_the_week_are_those_of_each_day(admin: Mart, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"day": date(2026, 3, 1 + n), "expected": 9.0, "low": 7, "high": 11, "over": 5.0, "beds": 10 if n < 2 else 9}
+        for n in range(7)
+    ]
+    monkeypatch.setattr(forecast_queries, "beds_forecast", lambda *_: rows)
+    beds = figure(forecast(admin, read_slice({}, admin.known)), "forecast-beds")
+    assert beds.title == "With 9 to 10 beds, 5 of 7 days are expected over 92 %"
+    assert [row[5] for row in beds.rows] == [1.0] * 2 + [0.0] * 5
+    assert beds.drawing()
 
 
 @pytest.mark.parametrize("value", ["", "-3", "1e3", "4 00", "\u0664", "x", "0"])

@@ -33,16 +33,19 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         "select patient_id, patient_key, birth_date, age_at_extract_years, valid_from_at, "
         "valid_to_at from dimensions.dim_patient",
     ),
-    # One row per open stay: where the patient is now, and what that department holds.
+    # One row per open stay: where the patient is now, and what that department holds as of the newest movement.
     "open_stays": (
         ("fact_patient_flow", "dim_department", "dim_patient"),
         """
+        with newest as (select max(segment_start_at) as moved_at from facts.fact_patient_flow)
         select f.stay_id, p.patient_id, f.bed_id, f.stay_class, f.stay_start_at, f.segment_start_at, f.segment_end_at,
                c.hospital_id, c.department_id, c.department_name, c.bed_capacity
         from facts.fact_patient_flow f
+        cross join newest
         left join dimensions.dim_patient p on p.patient_key = f.patient_key
         join dimensions.dim_department d on d.department_key = f.department_key
-        join dimensions.dim_department c on c.department_id = d.department_id and c.is_current
+        join dimensions.dim_department c
+          on c.department_id = d.department_id and moved_at >= c.valid_from_at and moved_at < c.valid_to_at
         where f.is_open and f.segment_end_at is null
         """,
     ),

@@ -44,8 +44,8 @@ def forecast_beds_daily(
     since = nw.lit(as_of[0] - timedelta(days=_DAYS_OF_STAYS + 1))
     flow = fact_patient_flow.filter(nw.col("service_date") >= since, nw.col("service_date") <= nw.lit(as_of[-1]))
     stays = department_stays(flow, dim_department).filter(nw.col("department_name") != EMERGENCY)
-    departments = dim_department.filter(nw.col("is_current")).select("hospital_id", "department_name", "bed_capacity")
-    return beds(as_of, stays.collect("polars").to_native(), departments.collect("polars").to_native(), dim_hospital)
+    departments = dim_department.collect("polars").to_native()
+    return beds(as_of, stays.collect("polars").to_native(), departments, dim_hospital)
 
 
 def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
@@ -53,16 +53,10 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
 
     Args:
         stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
-        departments: hospital_id, department_name and bed_capacity of each as it is now.
     """
     contract = CONTRACTS["forecast_beds_daily"]
-    beds_of = {
-        (hospital, name): None if unknown else capacity
-        for hospital, name, capacity, unknown in departments.filter(pl.col("department_name") != EMERGENCY)
-        .group_by("hospital_id", "department_name")
-        .agg(pl.col("bed_capacity").sum(), pl.col("bed_capacity").is_null().any().alias("unknown"))
-        .iter_rows()
-    }
+    by_name = departments.partition_by("hospital_id", "department_name", as_dict=True)
+    versions = {name: of.select("valid_from_at", "valid_to_at", "bed_capacity").rows() for name, of in by_name.items()}
     places = hospitals.filter(pl.col("time_zone").is_not_null()).select("hospital_key", "hospital_id", "time_zone")
     by_department = stays.join(places, on="hospital_key").partition_by(
         "hospital_id", "department_name", "time_zone", as_dict=True
@@ -72,7 +66,9 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
     for day in as_of:
         pooled: dict[tuple[str, str], list[_Department]] = {}
         for (hospital, name, zone), of_department in clocks.items():
-            found = _department(of_department, end_of_day(day, zone), beds_of.get((hospital, name)))
+            midnights = [end_of_day(day + timedelta(days=n), zone) for n in range(_DAYS_AHEAD)]
+            there = [_beds_at(versions.get((hospital, name), []), midnight) for midnight in midnights]
+            found = _department(of_department, midnights[0], there)
             if found is not None:
                 for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
                     pooled.setdefault(key, []).append(found)
@@ -90,13 +86,13 @@ class _Department:
         patients_in: of each day, the mean number of those who are in now.
         counts_in: of each day, the probabilities of their number; days x patients.
         patients_to_come: of each day, the mean number of those who are not.
-        beds: that it has; None where that is not known.
+        beds: that it has on each day; None where that is not known.
     """
 
     patients_in: "Array"
     counts_in: "Array"
     patients_to_come: "Array"
-    beds: int | None
+    beds: "list[int | None]"
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,13 @@ class _Clocks:
         return cls(*(epoch[name].to_numpy() for name in columns))
 
 
-def _department(stays: _Clocks, moment: datetime, beds: int | None) -> _Department | None:
+def _beds_at(versions: "list[tuple[Any, ...]]", moment: datetime) -> int | None:
+    """The beds of a department at a moment; None where they are not known."""
+    held = [beds for since, until, beds in versions if since <= moment < until]
+    return None if not held or None in held else sum(held)
+
+
+def _department(stays: _Clocks, moment: datetime, beds: "list[int | None]") -> _Department | None:
     """What was known of a department at the end of a day; None where too little was."""
     import numpy as np
 
@@ -162,12 +164,13 @@ def _days(day: date, parts: list[_Department]) -> Iterator[dict[str, Any]]:
 
     from hospital_assets.forecasting.survival import census, quantiles
 
-    beds = None if any(part.beds is None for part in parts) else sum(part.beds or 0 for part in parts)
     those_in = np.sum([part.patients_in for part in parts], axis=0)
     coming = np.sum([part.patients_to_come for part in parts], axis=0)
     chances = census([part.counts_in for part in parts], coming)
     for n, found in enumerate(chances):
         p10, p50, p90 = quantiles(found, (0.1, 0.5, 0.9))
+        known = [part.beds[n] for part in parts]
+        beds = None if None in known else sum(number or 0 for number in known)
         yield {
             "target_date": day + timedelta(days=n + 1),
             "horizon_days": n + 1,

@@ -237,21 +237,21 @@ def _beds(mart: Mart, where: Slice) -> Figure:
     """Patients that are expected, against the staffed beds or the number a reader assumes."""
     rows = queries.beds_forecast(mart, where)
     title = "Beds needed in the next 7 days"
-    if not rows or not rows[0]["beds"]:
+    if not rows or not all(row["beds"] for row in rows):
         none = "No forecast of departments with known beds in this slice"
         return empty("forecast-beds", title, none, 12, BEDS_FORECAST)
-    staffed = rows[0]["beds"]
-    beds = where.beds or staffed
-    full = beds * FULL_PCT / 100
-    over = sum(r["expected"] > full for r in rows)
+    staffed = [row["beds"] for row in rows]
+    beds = [where.beds or count for count in staffed]
+    full = [count * FULL_PCT / 100 for count in beds]
+    over = sum(row["expected"] > limit for row, limit in zip(rows, full, strict=True))
     worst = max(rows, key=lambda r: r["expected"])
     wanted = math.ceil(worst["expected"] / (FULL_PCT / 100))
     labels = [r["day"].isoformat() for r in rows]
-    supposed = "" if beds == staffed else f" ({number(staffed)} are staffed)"
+    supposed = "" if beds == staffed else f" ({_from_to(staffed)} are staffed)"
     name = f"{worst['day']:%a} {on(worst['day'])}"
     return Figure(
         "forecast-beds",
-        f"With {number(beds)} beds{supposed}, {over} of {len(rows)} days are expected over {number(FULL_PCT)} %",
+        f"With {_from_to(beds)} beds{supposed}, {over} of {len(rows)} days are expected over {number(FULL_PCT)} %",
         "Patients, mean of the day: who is in now and still will be, and who comes until then; "
         "between the numbers that four such days in five hold",
         "series",
@@ -260,24 +260,30 @@ def _beds(mart: Mart, where: Slice) -> Figure:
             Column("Expected", 1),
             Column("10 %", 0),
             Column("90 %", 0),
-            Column(f"% of {beds:,} beds", 1),
+            Column(f"% of {_from_to(beds)} beds", 1),
             Column("Beds free", 0),
-            Column(f"Chance of more than {staffed:,} patients, %", 0),
+            Column(f"Chance of more than {_from_to(staffed)} patients, %", 0),
         ),
         [
-            [label, r["expected"], r["low"], r["high"], 100 * r["expected"] / beds, beds - r["expected"], r["over"]]
-            for label, r in zip(labels, rows, strict=True)
+            [label, r["expected"], r["low"], r["high"], 100 * r["expected"] / count, count - r["expected"], r["over"]]
+            for label, r, count in zip(labels, rows, beds, strict=True)
         ],
         series(
             labels,
-            [line("forecast", [r["expected"] for r in rows], "forecast")],
+            [
+                line("forecast", [r["expected"] for r in rows], "forecast"),
+                # Beds that change are no level line.
+                *([line("beds", beds, "limit")] if len({*beds}) > 1 else []),
+            ],
             unit="patients",
             digits=0,
             zero=True,
             rules=[
-                {"name": "beds", "value": beds, "style": "limit"},
-                {"name": f"{number(FULL_PCT)} %", "value": full, "style": "target"},
-            ],
+                {"name": "beds", "value": beds[0], "style": "limit"},
+                {"name": f"{number(FULL_PCT)} %", "value": full[0], "style": "target"},
+            ]
+            if len({*beds}) == 1
+            else [],
             bands=[band("80 %", rows, "low", "high")],
         ),
         12,
@@ -287,8 +293,14 @@ def _beds(mart: Mart, where: Slice) -> Figure:
         f"{number(wanted)} beds would keep the fullest day ({name}) at {number(FULL_PCT)} %; the chance of more "
         f"patients than staffed beds is {number(worst['over'])} % then.",
         250,
-        WhatIf("beds", "What if: staffed beds", beds, *_span(staffed, wanted, beds)),
+        WhatIf("beds", "What if: staffed beds", beds[0], *_span(staffed[0], wanted, beds[0])),
     )
+
+
+def _from_to(counts: list[int]) -> str:
+    """One number, or the least and the most of several."""
+    least, most = min(counts), max(counts)
+    return number(least) if least == most else f"{number(least)} to {number(most)}"
 
 
 def _waits(rows: list[Row]) -> Figure:
