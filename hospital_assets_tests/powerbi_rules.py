@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 NAME = r"(?:'(?:[^']|'')+'|[A-Za-z_]\w*)"
 REFERENCE = re.compile(rf"({NAME})\[([^\]]+)\]")
-TOKEN = re.compile(rf"\s*({NAME}\[[^\]]+\]|[A-Z]+|[(),])")
+TOKEN = re.compile(rf"\s*({NAME}\[[^\]]+\]|[A-Z]+\b|{NAME}|> 0|[(),])")
 #: Function -> how many arguments it takes.
 FUNCTIONS = {"SUM": 1, "DIVIDE": 2, "CALCULATE": 2, "ISBLANK": 1, "HASONEVALUE": 1, "IF": 2}
+FUNCTIONS |= {"FILTER": 2, "VALUES": 1, "AND": 2, "ALLEXCEPT": 2}
 #: Kind of a visual -> its roles.
 VISUALS = {
     "card": {"Values"},
@@ -108,6 +109,8 @@ def _expression(tokens: list[str], at: int) -> int:
     if token == "NOT":  # noqa: S105  (not a password)
         return _expression(tokens, at + 1)
     if REFERENCE.fullmatch(token):
+        return _compared(tokens, at + 1)
+    if tokens[at - 2 : at] == ["ALLEXCEPT", "("]:
         return at + 1
     if token not in FUNCTIONS or tokens[at + 1] != "(":
         raise ValueError(f"'{token}' is no function we use")
@@ -117,7 +120,12 @@ def _expression(tokens: list[str], at: int) -> int:
         arguments += 1
     if tokens[at] != ")" or arguments != FUNCTIONS[token]:
         raise ValueError(f"{token} with {arguments} arguments, then '{tokens[at]}'")
-    return at + 1
+    return _compared(tokens, at + 1)
+
+
+def _compared(tokens: list[str], at: int) -> int:
+    """Where a comparison that may begin at a token ends."""
+    return at + (tokens[at : at + 1] == ["> 0"])
 
 
 def _references(files: Mapping[str, str], read: Mapping[str, Read]) -> Iterator[str]:

@@ -14,7 +14,6 @@ import pytest
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.kpis import ALL
 from hospital_assets.publishing.policy import Policy, shipped_policy
 from hospital_assets.publishing.publications import PublicationError
 from hospital_assets.publishing.semantic import ADDITIVE, Figure, Model, rows_of, semantic_model
@@ -85,7 +84,7 @@ def test_every_kpi_table_adds_up_or_is_known_not_to() -> None:
 @pytest.mark.parametrize("name", ADDITIVE)
 def test_what_is_said_of_a_table_fits_its_contract(name: str) -> None:
     contract, how = CONTRACTS[name], ADDITIVE[name]
-    # Occupancy is by department, whose name says which row pools.
+    # Occupancy is by the department's identifier, and its name says which row pools.
     assert {*how.pooled, *filter(None, [how.choose])} <= {*contract.key, "department_name"}
     for sums in how.sums:
         assert {sums.numerator, *filter(None, [sums.denominator])} <= {*contract.column_names}
@@ -126,7 +125,7 @@ def golden() -> duckdb.DuckDBPyConnection:
 @pytest.mark.parametrize(
     ("table", "name", "value"),
     [
-        ("kpi_waits_daily", "Visits", 64),
+        ("kpi_waits_daily", "Registered visits", 64),
         ("kpi_waits_daily", "Average wait", 25.625),
         ("kpi_waits_daily", "Average wait (n)", 64),
         ("kpi_four_hour_daily", "Four-hour standard", 0.625),
@@ -135,8 +134,8 @@ def golden() -> duckdb.DuckDBPyConnection:
 )
 def test_golden_figures(golden: duckdb.DuckDBPyConnection, table: str, name: str, value: float) -> None:
     model = model_of("admin")
-    rows = rows_of(model.table(table), model.role)
-    assert golden.execute(f"select {superset.sql(figure(model, name))} from ({rows})").fetchone() == (value,)
+    rows, whole = rows_of(model.table(table), model.role), f"admin.{table}"
+    assert golden.execute(f"select {superset.sql(figure(model, name), whole)} from ({rows})").fetchone() == (value,)
 
 
 def test_a_plain_sum_over_all_rows_would_be_eight_times_the_truth(golden: duckdb.DuckDBPyConnection) -> None:
@@ -144,7 +143,7 @@ def test_a_plain_sum_over_all_rows_would_be_eight_times_the_truth(golden: duckdb
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", [name for name, how in ADDITIVE.items() if how.pooled and how.pool == ALL])
+@pytest.mark.parametrize("name", [name for name, how in ADDITIVE.items() if how.pooled])
 def test_the_kept_rows_of_a_day_add_up_to_its_total(built: tuple[Settings, BuildReport], name: str) -> None:
     table = model_of("admin").table(name)
     columns = sorted({n for f in table.figures for n in (f.sums.numerator, f.sums.denominator) if n})
@@ -201,7 +200,37 @@ def test_of_rounded_counts_the_totals_of_each_hospital_are_loaded() -> None:
 def test_a_figure_counts_rows_that_have_both_parts() -> None:
     found = figure(model_of("analyst"), "Average wait")
     rows = "(values (100.0, 10), (null, 5)) t(wait_sum_minutes, wait_count)"
-    assert duckdb.execute(f"select {superset.sql(found)} from {rows}").fetchall() == [(10.0,)]
+    assert duckdb.execute(f"select {superset.sql(found, '')} from {rows}").fetchall() == [(10.0,)]
+
+
+def test_patients_per_shift_hour_are_those_of_doctors_with_shifts() -> None:
+    """Doctor 2 saw somebody after a night, doctor 3 has no shifts, and nobody knows who saw five more."""
+    model, connection = model_of("admin"), duckdb.connect()
+    rows = "(1, 1, 6, 8.0), (1, 2, 4, 10.0), (2, 2, 2, 0.0), (1, 3, 9, 0.0), (1, -1, 5, 4.0)"
+    connection.execute(f"create table w as from (values {rows}) t(service_date, doctor_key, visit_count, shift_hours)")
+    found = figure(model, "New patients per shift hour")
+    shown = superset.sql(found, "w")
+    assert connection.execute(f"select {shown} from w").fetchone() == (12 / 18,)
+    # Who has shifts does not depend on the days that are chosen.
+    assert connection.execute(f"select {shown} from w where service_date = 1").fetchone() == (10 / 18,)
+    t = "'Physician workload daily'"
+    assert powerbi.dax(found, model.table("kpi_physician_workload_daily")) == (
+        f"CALCULATE(DIVIDE(SUM({t}[Visit count]), SUM({t}[Shift hours])), FILTER(VALUES({t}[Doctor key]), "
+        f"AND({t}[Doctor key] > 0, CALCULATE(SUM({t}[Shift hours]), ALLEXCEPT({t}, {t}[Doctor key])) > 0)))"
+    )
+
+
+def test_occupancy_is_of_one_department_or_of_all_inpatient_ones() -> None:
+    model, connection = model_of("admin"), duckdb.connect()
+    rows = "('ICU', 10, 20), ('Surgery', 20, 40), ('all inpatient', 30, 60), ('Emergency', 50, 50)"
+    columns = "department_name, occupied_bed_minutes, staffed_bed_minutes"
+    connection.execute(f"create table kpi_occupancy_daily as from (values {rows}) t({columns})")
+    shown = superset.sql(figure(model, "Occupancy"), "")
+    assert model.table("kpi_occupancy_daily").kept == ()
+    assert connection.execute(f"select {shown} from kpi_occupancy_daily").fetchone() == (None,)
+    beds = f"select department_name, {shown} from kpi_occupancy_daily group by 1 order by 1"
+    (er, *others) = connection.execute(beds).fetchall()
+    assert er == ("Emergency", 1.0) and others == [("ICU", 0.5), ("Surgery", 0.5), ("all inpatient", 0.5)]
 
 
 # Joins

@@ -30,12 +30,14 @@ class Sums:
         name: as analysts know it.
         numerator: what is summed.
         denominator: what it is divided by the sum of; nothing for a count.
+        among: key of those whose rows count: known ones that have any of the denominator at all, on whatever day.
     """
 
     name: str
     numerator: str
     denominator: str = ""
     unit: Unit = ""
+    among: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,12 @@ class Additive:
     Attributes:
         pooled: key columns with rows that pool all values of the column.
         sums: its figures; a table with `numerator_count` and `denominator_count` has their share besides.
-        choose: key column of which one value must be chosen: each value counts the same visits again.
-        pool: how the pooling rows are called.
+        choose: column of which one value must be chosen: values count the same again.
     """
 
     pooled: tuple[str, ...] = ()
     sums: tuple[Sums, ...] = ()
     choose: str = ""
-    pool: str = ALL
 
 
 _HOSPITAL = ("hospital_id",)
@@ -62,20 +62,22 @@ _GROUP = (*_PLACE, "triage_group")
 #: The KPI tables that add up. The others hold figures of a whole period, ranks, limits or states of a moment.
 ADDITIVE: Mapping[str, Additive] = {
     "kpi_waits_daily": Additive(
-        _GROUP, (Sums("Visits", "visit_count"), Sums("Average wait", "wait_sum_minutes", "wait_count", "min"))
+        _GROUP,
+        (Sums("Registered visits", "visit_count"), Sums("Average wait", "wait_sum_minutes", "wait_count", "min")),
     ),
     "kpi_arrivals_hourly": Additive((), (Sums("Arrivals", "arrivals_count"),)),
     "kpi_conditions_daily": Additive((), (Sums("Visits by diagnosis", "visit_count"),)),
     "kpi_triage_mix_daily": Additive(
         (),
-        (
-            Sums("Visits by triage level", "visit_count"),
-            Sums("Share of critical visits", "critical_visit_count", "visit_count", "%"),
-        ),
+        (Sums("Visits", "visit_count"), Sums("Share of critical visits", "critical_visit_count", "visit_count", "%")),
     ),
     "kpi_physician_workload_daily": Additive(
         (),
-        (Sums("New patients", "visit_count"), Sums("New patients per shift hour", "visit_count", "shift_hours", "/h")),
+        (
+            Sums("New patients", "visit_count"),
+            # Patients of doctors without shifts were seen in nobody's hours.
+            Sums("New patients per shift hour", "visit_count", "shift_hours", "/h", among="doctor_key"),
+        ),
     ),
     "kpi_lwbs_daily": Additive(_HOSPITAL),
     "kpi_four_hour_daily": Additive(_HOSPITAL, (Sums("Twelve-hour stays", "over_12_hours_count"),)),
@@ -91,10 +93,9 @@ ADDITIVE: Mapping[str, Additive] = {
         _HOSPITAL, (Sums("Average length of stay", "los_hcup_days_sum", "denominator_count", "d"),), "stay_class"
     ),
     "kpi_discharge_before_noon_daily": Additive(_HOSPITAL),
+    # Its rows pool the inpatient departments; the emergency department has no beds of the hospital.
     "kpi_occupancy_daily": Additive(
-        ("department_name",),
-        (Sums("Occupancy", "occupied_bed_minutes", "staffed_bed_minutes", "%"),),
-        pool="all inpatient",
+        (), (Sums("Occupancy", "occupied_bed_minutes", "staffed_bed_minutes", "%"),), "department_name"
     ),
     "kpi_department_flow_daily": Additive(
         (), (Sums("Patients who came", "inflow_count"), Sums("Patients who left", "outflow_count"))
@@ -260,7 +261,7 @@ def _additive_table(
     are loaded, which lack least.
     """
     how, is_protected = ADDITIVE[contract.name], cells is not None
-    has_totals = "hospital_id" in how.pooled and how.pool == ALL
+    has_totals = "hospital_id" in how.pooled
     if cells and "suppressed_rows" in cells and not has_totals:
         return None
     narrowed = [name for name in how.pooled if is_protected and has_totals and name != "hospital_id"]
@@ -276,7 +277,7 @@ def _additive_table(
         and column.name not in narrowed
         and (column.name in summed or column.name in contract.key or column.duckdb_type in ("DATE", "VARCHAR"))
     ]
-    kept = tuple(Kept(name, how.pool, name in narrowed) for name in how.pooled)
+    kept = tuple(Kept(name, ALL, name in narrowed) for name in how.pooled)
     return ModelTable(contract, in_words(contract.name), tuple(columns), kept, figures) if figures else None
 
 
@@ -287,12 +288,13 @@ def _figures(contract: Contract, how: Additive, published: Mapping[str, Any], is
     others = [measure for measure in contract.measures if measure not in shares] or shares
     found = [(sums, others) for sums in how.sums]
     found += [(Sums(share.name, "numerator_count", "denominator_count", "%"), [share]) for share in shares]
-    chosen = f" Choose one {in_words(how.choose).lower()}: each counts the same visits." if how.choose else ""
+    chosen = f" Choose one {in_words(how.choose).lower()}: they count the same again." if how.choose else ""
     for sums, measures in found:
         parts = [name for name in (sums.numerator, sums.denominator) if name]
         if not set(parts) <= set(published):
             continue
         of = " over the sum of ".join(f"`{part}`" for part in parts)
+        of += f", of each known `{sums.among}` that has any `{sums.denominator}`" if sums.among else ""
         defined = " ".join(measure.description for measure in measures).replace("**", "")
         may_miss = is_protected or any(contract.column(part).nullable for part in parts)
         yield Figure(sums, f"Sum of {of}.{chosen} {defined}".strip(), how.choose, may_miss and len(parts) == 2)

@@ -208,6 +208,10 @@ def dax(figure: Figure, table: ModelTable) -> str:
         if figure.is_guarded:
             of, over = f"NOT ISBLANK({denominator})", f"NOT ISBLANK({numerator})"
             value = f"DIVIDE(CALCULATE(SUM({numerator}), {of}), CALCULATE(SUM({denominator}), {over}))"
+        if figure.sums.among:
+            key = column(figure.sums.among)
+            has_any = f"CALCULATE(SUM({denominator}), ALLEXCEPT({place}, {key})) > 0"
+            value = f"CALCULATE({value}, FILTER(VALUES({key}), AND({key} > 0, {has_any})))"
     return f"IF(HASONEVALUE({column(figure.choose)}), {value})" if figure.choose else value
 
 
@@ -226,7 +230,7 @@ def _relationships(model: Model) -> Iterator[str]:
 _VISUALS: tuple[tuple[str, str, tuple[int, int, int, int], Mapping[str, tuple[str, str]]], ...] = (
     ("Hospital", "slicer", (20, 20, 200, 200), {"Values": ("dim_hospital", "hospital_name")}),
     ("Day", "slicer", (20, 240, 200, 120), {"Values": ("dim_date", "calendar_date")}),
-    ("Visits", "card", (240, 20, 240, 120), {"Values": ("kpi_waits_daily", "Visits")}),
+    ("Visits", "card", (240, 20, 240, 120), {"Values": ("kpi_triage_mix_daily", "Visits")}),
     ("Average wait", "card", (500, 20, 240, 120), {"Values": ("kpi_waits_daily", "Average wait")}),
     ("Unseen", "card", (760, 20, 240, 120), {"Values": ("kpi_lwbs_daily", "Left without being seen")}),
     ("Four hours", "card", (1020, 20, 240, 120), {"Values": ("kpi_four_hour_daily", "Four-hour standard")}),
@@ -244,7 +248,7 @@ _VISUALS: tuple[tuple[str, str, tuple[int, int, int, int], Mapping[str, tuple[st
         "Hospitals by visits",
         "treemap",
         (760, 160, 500, 520),
-        {"Group": ("dim_hospital", "hospital_name"), "Values": ("kpi_waits_daily", "Visits")},
+        {"Group": ("dim_hospital", "hospital_name"), "Values": ("kpi_triage_mix_daily", "Visits")},
     ),
 )
 

@@ -64,7 +64,7 @@ def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
             {
                 "metric_name": figure.sums.name,
                 "verbose_name": figure.sums.name,
-                "expression": sql(figure),
+                "expression": sql(figure, f"{quoted(model.role)}.{quoted(table.contract.name)}"),
                 "description": figure.description,
                 "d3format": _FORMATS[figure.sums.unit],
             }
@@ -73,14 +73,22 @@ def _dataset(model: Model, table: ModelTable, database: str) -> dict[str, Any]:
     }
 
 
-def sql(figure: Figure) -> str:
-    """A figure as SQL over the rows of its table."""
-    numerator, denominator = quoted(figure.sums.numerator), quoted(figure.sums.denominator)
-    value = f"sum({numerator})"
-    if figure.sums.denominator:
-        over = f"sum({denominator})"
-        if figure.is_guarded:
-            value += f" filter (where {denominator} is not null)"
-            over += f" filter (where {numerator} is not null)"
-        value = f"{value} / nullif({over}, 0)"
+def sql(figure: Figure, whole: str) -> str:
+    """A figure as SQL over rows of its table.
+
+    Args:
+        whole: the table.
+    """
+    sums, conditions = figure.sums, []
+    if sums.among:
+        key, any_of = quoted(sums.among), f"sum({quoted(sums.denominator)}) > 0"
+        conditions.append(f"{key} in (select {key} from {whole} where {key} > 0 group by {key} having {any_of})")
+
+    def summed(column: str, other: str) -> str:
+        where = [*conditions, *([f"{quoted(other)} is not null"] if figure.is_guarded else [])]
+        return f"sum({quoted(column)})" + (f" filter (where {' and '.join(where)})" if where else "")
+
+    value = summed(sums.numerator, sums.denominator)
+    if sums.denominator:
+        value += f" / nullif({summed(sums.denominator, sums.numerator)}, 0)"
     return f"case when count(distinct {quoted(figure.choose)}) = 1 then {value} end" if figure.choose else value
