@@ -245,6 +245,9 @@ class Oracle:
             self.frames[name] = (
                 self.connection.sql(f"select * from {tables[name]}.{name}").pl() if name in tables else pl.DataFrame()
             )
+            if name in ("kpi_waits", "kpi_waits_daily"):
+                # No page counts visits that were cancelled.
+                self.frames[name] = self.frames[name].with_columns(col("visit_count") - col("excluded_cancelled_count"))
         return self.frames[name]
 
     def has(self, name: str, *columns: str) -> bool:

@@ -584,6 +584,13 @@ def test_every_page_says_something_for_every_slice(served: Served, audience: str
             assert all(card.measure is not None and card.value for card in page.cards)
 
 
+@pytest.mark.parametrize(("audience", "allows"), [("admin", "chance alone"), ("executive", "chance and rounding")])
+def test_limits_of_rounded_counts_say_that_they_allow_for_it(served: Served, audience: str, allows: str) -> None:
+    found = open_mart(served, audience)
+    told = [one.subtitle for one in overview(found, read_slice({}, found.known)).figures if one.id == "doctors-chart"]
+    assert told and f"band: {allows} (" in told[0]
+
+
 def test_few_patients_have_no_averages(served: Served) -> None:
     found = open_mart(served)
     for department in found.known.departments:

@@ -69,7 +69,7 @@ VISITS_BY_LEVEL = Measure(
     "Visits by triage level",
     "Visits of each triage level, in percent of those with one; levels 1 and 2 are critical.",
     "%",
-    "all visits, cancelled ones included, by day of arrival",
+    "all visits not cancelled, by day of arrival",
     "ESI handbook",
     exclusions="untriaged visits, which are counted separately.",
 )

@@ -42,6 +42,7 @@ class Mart:
         few: averages and percentiles of fewer patients are not shown, they say more about them than about the
             care: the small-cell threshold of the policy it was published under.
         file: the publication as a DuckDB file.
+        rounded: tables whose counts are rounded, and limits of chance that much wider.
     """
 
     connection: duckdb.DuckDBPyConnection = field(repr=False)
@@ -52,6 +53,11 @@ class Mart:
     few: int
     baselines_from: tuple[date, ...] = ()
     file: Path | None = None
+    rounded: frozenset[str] = frozenset()
+
+    def chance(self, table: str) -> str:
+        """What limits of a table allow for that know of chance only, in words."""
+        return "chance and rounding" if table in self.rounded else "chance alone"
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """The rows of a query, as dictionaries."""

@@ -101,4 +101,7 @@ def open_mart(data_dir: Path, audience: str, baselines_from: tuple[date, ...] = 
         found.manifest.get("small_cell_threshold", SmallCells().threshold),
         baselines_from,
         found.path / DATABASE,
+        frozenset(
+            name for name, how in found.manifest.get("small_cells", {}).get("tables", {}).items() if "rounded_to" in how
+        ),
     )

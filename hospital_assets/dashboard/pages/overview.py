@@ -74,7 +74,7 @@ def overview(mart: Mart, where: Slice) -> Page:
             "",
             comparison(total["visit_count"], before["visit_count"] if before else None, where.days, "more", "fewer"),
             against_chance(found["visits"]),
-            measure,
+            measure_of("kpi_waits_daily", "Visits by triage level"),
         ),
         _average_card(mart, where, total, before, found["average"]),
         _longest_card(mart, total),

@@ -165,7 +165,7 @@ def doctors(mart: Mart, where: Slice, span: int = 4) -> Figure:
         "doctors-chart",
         f"Physician workload: {outside} of {len(known)} outside chance",
         "A point for each doctor: patients seen, in percent of what the hospital's doctors see in the same hours; "
-        "band: chance alone (3\u03c3)",
+        f"band: {mart.chance('kpi_physician_workload')} (3\u03c3)",
         rows,
         Column("Doctor", of="doctor_id"),
         Column("Visits", 0, "visit_count"),
