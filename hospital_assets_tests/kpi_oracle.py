@@ -800,12 +800,8 @@ def kpi_handovers_daily(stored: Stored) -> Expected:
 
 def kpi_ecat(stored: Stored) -> Expected:
     def whole(start: datetime | None, end: datetime | None) -> int:
-        """Whole minutes, as the measure compares them; less than any limit where a clock is missing."""
-        if not start or not end:
-            return -1
-        return int(
-            (end.replace(second=0, microsecond=0) - start.replace(second=0, microsecond=0)) / timedelta(minutes=1)
-        )
+        """Whole minutes that have passed, as the measure compares them; none where a clock is missing."""
+        return (end - start) // timedelta(minutes=1) if start and end else -1
 
     def parts(visit: Row) -> Row:
         exempt = visit["disposition"] == "observation"

@@ -447,8 +447,8 @@ def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
     mart.connection.execute(
         "create schema kpis; create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, "
         "'all' as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 4, 21) as visit_count, "
-        "1 as excluded_cancelled_count, 20 as wait_count, 200.0 as wait_sum_minutes, 9.0 as wait_median_minutes, 20.0 as wait_p90_minutes, "
-        "30.0 as wait_max_minutes from range(10) t(i)"
+        "1 as excluded_cancelled_count, 20 as wait_count, 200.0 as wait_sum_minutes, 9.0 as wait_median_minutes, "
+        "20.0 as wait_p90_minutes, 30.0 as wait_max_minutes from range(10) t(i)"
     )
     whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n)) for n in (8, 9))
     before = _before(mart, whole)

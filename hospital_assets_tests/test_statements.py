@@ -178,8 +178,13 @@ def test_the_quality_page_states_what_the_warehouse_holds(built: tuple[Settings,
     settings = warehouse_copy(built[0], tmp_path / "data")
     with open_warehouse(settings.warehouse_file) as warehouse:
         publish_ledger(warehouse)
-        replace_text(settings.gathered_quality, as_json(gather(warehouse, load_profiles(None), AT)))
         connection = warehouse.connection
+        # Rules of one name are of each subject's own.
+        for subject in ("vitals", "er_visits"):
+            connection.execute(
+                f"update cleaned.quarantine_{subject} set rule = 'patient_id_missing' where not is_duplicate"
+            )
+        replace_text(settings.gathered_quality, as_json(gather(warehouse, load_profiles(None), AT)))
 
         def one(query: str) -> tuple[int, ...]:
             (row,) = connection.sql(query).fetchall()
@@ -238,6 +243,8 @@ def test_the_quality_page_states_what_the_warehouse_holds(built: tuple[Settings,
         (subject, kept[subject][0], kept[subject][1], *quarantined[subject]) for subject in SUBJECTS
     }
     assert {(row[0], row[1], row[3]) for row in tables["quarantine"]} == rules
+    why = {row[0]: row[2] for row in tables["quarantine"] if row[1] == "patient_id_missing"}
+    assert why == {"vitals": "A measurement needs a patient.", "er_visits": "A visit needs a patient."}
     assert {(row[0], row[1]) for row in tables["states"]} == states
     assert {(row[0], str(row[1])) for row in tables["freshness"]} == days
     share = told["score"].partition("%")[0]

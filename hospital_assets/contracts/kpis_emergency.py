@@ -236,7 +236,7 @@ class KpiEcat(
             "%",
             "visits that ended in the year",
             "CMS1244 (ECAT)",
-            clock="whole minutes.",
+            clock="whole minutes that have passed.",
             exclusions="cancelled; not ended; arrival or departure known by its day only. Observation stays are exempt "
             "from the last two components.",
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "

@@ -110,11 +110,16 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         f"(select count(*) from cleaned.quarantine_{subject} where is_duplicate) as duplicates"
         for subject in SUBJECTS
     )
+    # What breaks a rule of one name is told by its subject: a message needs a patient, a visit too.
     descriptions = pl.DataFrame(
-        [(subject, rule.name, rule.description) for subject, rules in RULES.items() for rule in rules],
-        schema=["_of", "rule", "description"],
+        [
+            (subject, rule.name, rule.description)
+            for subject in SUBJECTS
+            for rule in (*RULES["every subject"], *RULES[subject])
+        ],
+        schema=["subject", "rule", "description"],
         orient="row",
-    )
+    ).unique(["subject", "rule"])
     ledger: pl.DataFrame = warehouse.read(CONTRACTS["raw_landed_files"]).collect("polars").to_native()
     quarantined = rows(
         f"select a.* replace (coalesce(h.hospital_id, 'not stated or unknown') as hospital) "
@@ -131,7 +136,7 @@ def gather(warehouse: Warehouse, profiles: Profiles, as_of: datetime) -> Quality
         quarantine=(
             quarantined.group_by("subject", "source_file", "rule")
             .agg(pl.len().alias("records"))
-            .join(descriptions.unique("rule").drop("_of"), on="rule", how="left")
+            .join(descriptions, on=["subject", "rule"], how="left")
             .sort("records", descending=True)
             .select("subject", "source_file", "rule", "description", "records")
         ),

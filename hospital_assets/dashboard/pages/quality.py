@@ -53,7 +53,7 @@ def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
     """What was gathered, as somebody may see it."""
     if sight.is_whole or not found:
         return found
-    reasons = {row["rule"]: row["description"] for row in found.get("quarantine", [])}
+    reasons = {(row["subject"], row["rule"]): row["description"] for row in found.get("quarantine", [])}
     if sight.hospital_id is None:
         rows = [row | {"source_file": None} for row in found.get("quarantine", [])]
         by_hospital = found.get("quarantine_by_hospital", [])
@@ -64,7 +64,7 @@ def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
                 "subject": row["subject"],
                 "source_file": None,
                 "rule": row["rule"],
-                "description": reasons.get(row["rule"]),
+                "description": reasons.get((row["subject"], row["rule"])),
                 "records": row["records"],
             }
             for row in by_hospital
