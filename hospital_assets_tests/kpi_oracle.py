@@ -129,6 +129,13 @@ def gone_by(visit: Row, as_of: datetime) -> datetime | None:
     return visit["departure_at"]  # type: ignore[no-any-return]
 
 
+def ended_on(visit: Row) -> date:
+    """The local day of departure, or of arrival where that is not known."""
+    end = visit["departure_at"] or visit["arrival_at"]
+    day: date = end.astimezone(visit["zone"]).date() if end else visit["service_date"]
+    return day
+
+
 def _without_end(visit: Row) -> str | None:
     """Why nobody can say how long a visit took: it is not over, or a time is unknown."""
     if visit["departure_at"] is None and not left_by_day(visit):
@@ -702,8 +709,7 @@ def kpi_op18(stored: Stored) -> Expected:
             return reason(visit) or (None if strata(visit)[stratum] else "other_stratum")
 
         def key(visit: Row, stratum: str = stratum) -> tuple[Any, ...]:
-            end = visit["departure_at"] or visit["arrival_at"]
-            return end.astimezone(visit["zone"]).date().replace(day=1), visit["hospital_id"], stratum
+            return ended_on(visit).replace(day=1), visit["hospital_id"], stratum
 
         found |= rate(
             stored.visits,
@@ -829,8 +835,7 @@ def kpi_ecat(stored: Stored) -> Expected:
     for stratum in (ALL, "under_18", "18_and_over", "under_18_mental_health", "18_and_over_mental_health"):
 
         def key(visit: Row, stratum: str = stratum) -> tuple[Any, ...]:
-            end = visit["departure_at"] or visit["arrival_at"]
-            return end.astimezone(visit["zone"]).year, visit["hospital_id"], stratum
+            return ended_on(visit).year, visit["hospital_id"], stratum
 
         found |= rate(
             [v for v in stored.visits if stratum in strata(v)],
@@ -896,9 +901,7 @@ def kpi_returns(stored: Stored) -> Expected:
             return first is not None and (variant != "return_admitted" or first["disposition"] == "admitted")
 
         def key(visit: Row, variant: str = variant) -> tuple[Any, ...]:
-            end = visit["departure_at"] or visit["arrival_at"]
-            day = end.astimezone(visit["zone"]).date() if end else visit["service_date"]
-            return day.replace(day=1), visit["hospital_id"], variant
+            return ended_on(visit).replace(day=1), visit["hospital_id"], variant
 
         found |= rate(
             stored.visits,

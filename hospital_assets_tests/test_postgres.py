@@ -18,10 +18,15 @@ from hospital_assets.access.audit import AuditLog
 from hospital_assets.access.users import User, open_users
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.cli import main
+from hospital_assets.dashboard.pages.shared_queries import active_doctors
+from hospital_assets.dashboard.slices import Slice
+from hospital_assets.dashboard.store import open_mart
 from hospital_assets.publishing.audience import parse_audience
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy, parse_policy, shipped_policy
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import audiences_of, current_version, published_folder
+from hospital_assets.publishing.semantic import rows_of, semantic_model
+from hospital_assets.publishing.targets import superset
 from hospital_assets.publishing.targets.postgres import (
     CONNECTION_LIMIT,
     PostgresError,
@@ -163,6 +168,23 @@ def test_a_view_adds_up_and_shows_the_own_hospital_only(served: Server) -> None:
         assert parts and parts == ask(served, login, days.format(total.format(hospital)))
     assert ask(served, "dora", "select distinct hospital_id from kpi_waits_daily_additive") == [("H1",)]
     assert "does not exist" in refused(served, "ada", "select wait_median_minutes from kpi_waits_daily_additive")
+
+
+def test_every_figure_of_superset_is_computed_here(served: Server, published: Settings) -> None:
+    """New patients per shift hour as the dashboard has them, too."""
+    for login, audience in LOGINS.items():
+        folder = published_folder(published.data_dir) / audience / current_version(published.data_dir, audience)
+        model = semantic_model(json.loads((folder / "manifest.json").read_text()))
+        for table in (table for table in model.tables if table.figures):
+            shown = [superset.sql(figure, f"{model.role}.{table.contract.name}") for figure in table.figures]
+            (values,) = ask(served, login, f"select {', '.join(shown)} from ({rows_of(table, model.role)}) rows")
+            if audience == "admin" and table.contract.name == "kpi_physician_workload_daily":
+                names = [figure.sums.name for figure in table.figures]
+                per_hour = values[names.index("New patients per shift hour")]
+    mart = open_mart(published.data_dir, "admin")
+    with contextlib.closing(mart.connection):
+        doctors = active_doctors(mart, Slice("all", mart.known.first, mart.known.last))
+    assert per_hour == pytest.approx(doctors["rostered_visit_count"] / doctors["shift_hours"])
 
 
 # The 27 checks
