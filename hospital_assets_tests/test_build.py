@@ -15,12 +15,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -394,6 +395,37 @@ def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
         "join kpis.kpi_occupancy_daily using (service_date, department_id)",
     ).to_series()
     assert len(by_day) >= 2 and by_day.abs().max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("rebuild", "options", "says"),
+    [
+        (("fact_emergency_visits", "no_table"), {}, "no table 'no_table'"),
+        (("raw_er_visits",), {"first": date(2026, 3, 6), "last": date(2026, 3, 6)}, "all days of raw_er_visits"),
+        (("dim_date", "raw_er_visits"), {"select": "key:dim_date"}, "does not build raw_er_visits"),
+        (("dim_date",), {"first": date(2031, 1, 1)}, "no service day"),
+        (("dim_date",), {"select": "key:no_table"}, "no table matches"),
+        (("raw_landed_files",), {}, "hospital upgrade"),
+    ],
+)
+def test_no_table_is_dropped_that_the_build_does_not_make_whole_again(
+    built: tuple[Settings, BuildReport], rebuild: Sequence[str], options: dict[str, Any], says: str
+) -> None:
+    settings, _ = built
+    before = dict(tables(settings))
+    with pytest.raises(BuildError, match=says):
+        run(settings, rebuild=rebuild, **options)
+    assert dict(tables(settings)) == before
+
+
+@pytest.mark.slow
+def test_a_table_that_is_rebuilt_is_made_of_all_its_days(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    settings = copy_of(built[0], tmp_path)
+    shutil.copytree(built[0].warehouse_file.parent, settings.warehouse_file.parent)
+    before = query(settings, "select * from raw.raw_er_visits order by all")
+    days = {"first": settings.first_service_date, "last": settings.last_service_date}
+    report = run(settings, rebuild=["raw_er_visits"], select="key:raw_er_visits", **days)
+    assert report.succeeded and query(settings, "select * from raw.raw_er_visits order by all").equals(before)
 
 
 def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:

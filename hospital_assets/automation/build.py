@@ -45,7 +45,7 @@ from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import Period, open_warehouse
+from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, open_warehouse
 
 #: The name under which seconds of checks are counted, in addition to the layers.
 CHECKS = "checks"
@@ -118,6 +118,7 @@ def build(
     first: date | None = None,
     last: date | None = None,
     select: str | Collection[str] | None = None,
+    rebuild: Collection[str] = (),
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
 ) -> BuildReport:
     """Materialise and check tables for the service days from `first` to `last`.
@@ -126,6 +127,7 @@ def build(
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
         select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`, or names of tables; default all.
+        rebuild: tables to drop first, since their contracts changed; they must be built with all their days.
         progress: is given the name of each finished step, how many are done and how many there are.
 
     Raises:
@@ -136,9 +138,15 @@ def build(
             f"nothing has landed in {settings.landing}: run `hospital simulate`, or "
             "`hospital import PROFILE PATH`, or put files there"
         )
-    days = _days(settings, first, last)
+    days, selection = _days(settings, first, last), _selection(definitions, select)
+    for name in rebuild:
+        _refuse_to_drop(name, selection, is_whole=days == _days(settings, None, None))
+    if rebuild:
+        with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
+            for name in rebuild:
+                warehouse.drop(CONTRACTS[name])
     with _Runs(definitions, settings, days, progress) as runs:
-        runs.run("full_refresh", days, _selection(definitions, select))
+        runs.run("full_refresh", days, selection)
         if select is None:
             runs.refresh_stale()
     runs.report.outside = _outside_period(settings, days)
@@ -146,11 +154,32 @@ def build(
     return runs.report
 
 
+def _refuse_to_drop(name: str, selection: Collection[dg.AssetKey], *, is_whole: bool) -> None:
+    """Refuse to drop a table that the build would not make whole again.
+
+    Raises:
+        BuildError: it would not, or there is no such table.
+    """
+    if name not in CONTRACTS:
+        raise BuildError(f"there is no table '{name}'; docs/data-dictionary lists all. Nothing was dropped")
+    if name == "raw_landed_files":
+        raise BuildError(
+            f"{name} knows when each file was first seen, which no file says: `hospital upgrade` keeps that"
+        )
+    if selection and dg.AssetKey(name) not in selection:
+        raise BuildError(f"--select does not build {name}, which would be gone: select it, too. Nothing was dropped")
+    if CONTRACTS[name].partitioned and not is_whole:
+        raise BuildError(
+            f"all days of {name} would be dropped, and only some built: leave out --partition, --from and --to. "
+            "Nothing was dropped"
+        )
+
+
 def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
     """Subject -> how many stored records of some days are left out because their day is no service day."""
     subjects = [subject for subject, rules in RULES.items() if OUTSIDE_PERIOD in rules]
     found = {}
-    with open_warehouse(settings.warehouse_file) as warehouse:
+    with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
         for subject in subjects:
             contract = CONTRACTS[f"quarantine_{subject}"]
             if warehouse.exists(contract):
@@ -163,7 +192,7 @@ def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
 def _not_loaded(settings: Settings) -> dict[str, int]:
     """State -> how many landed files nothing is loaded of until somebody does something."""
     contract = CONTRACTS["raw_landed_files"]
-    with open_warehouse(settings.warehouse_file) as warehouse:
+    with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
         if not warehouse.exists(contract):
             return {}
         states = warehouse.read(contract).select("state").collect("polars").to_native()["state"]

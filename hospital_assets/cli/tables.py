@@ -41,20 +41,21 @@ def add_commands(commands: Commands) -> None:
 
 def _build(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.build import build
-    from hospital_assets.contracts import CONTRACTS
-    from hospital_assets.warehouse.database import open_warehouse
 
     first, last = options.first, options.last
     if options.partition:
         first = last = options.partition
-    for name in options.rebuild:
-        if name not in CONTRACTS:
-            raise ValueError(f"no table is called '{name}'")
-        with open_warehouse(settings.warehouse_file) as warehouse:
-            warehouse.drop(CONTRACTS[name])
     definitions = definitions_of(settings)
     with StepProgress() as progress:
-        report = build(definitions, settings, first=first, last=last, select=options.select, progress=progress)
+        report = build(
+            definitions,
+            settings,
+            first=first,
+            last=last,
+            select=options.select,
+            rebuild=options.rebuild,
+            progress=progress,
+        )
     _print_report(report, definitions, settings)
     return 0 if report.succeeded else 1
 

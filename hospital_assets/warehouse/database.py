@@ -46,6 +46,11 @@ _LOSSLESS: dict[str, frozenset[str]] = {
 }
 
 
+#: How long a run waits: longer than a batch of the watcher takes on a busy machine, since a run that gives up has to be
+#: asked for again.
+RUN_WAIT_SECONDS = 600.0
+
+
 class SchemaMismatchError(WarehouseError):
     """A frame, or a stored table, does not have exactly the columns and types of its contract."""
 

@@ -21,7 +21,7 @@ from pydantic import PrivateAttr
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.contracts.raw import LOADS
 from hospital_assets.settings import EngineSettings
-from hospital_assets.warehouse.database import Period, Warehouse, Written, open_warehouse
+from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, Warehouse, Written, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.lineage import lineage_of
@@ -45,8 +45,7 @@ class WarehouseResource(DuckDBResource):
     file lock, names the holder, and keeps one connection for as long as lazy frames live.
     """
 
-    #: Longer than a batch of the watcher takes on a busy machine: a run that gives up has to be asked for again.
-    wait_seconds: float = 600.0
+    wait_seconds: float = RUN_WAIT_SECONDS
     memory_limit: str = "1GB"
     in_memory_rows: int = EngineSettings.in_memory_rows
 
