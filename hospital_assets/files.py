@@ -134,6 +134,24 @@ def in_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("commit")
 
 
+#: What to do where this user may not use what is in the data directory.
+RIGHTS = (
+    "the user who runs this must be able to read and write it and its folder. What another user made, as by a command "
+    "that was run as root, is made this one's by `chown -R USER` of the data directory"
+)
+
+
+def why_of_sqlite(error: sqlite3.Error) -> str:
+    """Why a SQLite file of ours may be of no use, and what to do."""
+    # Errors of Python's own module have no name.
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return RIGHTS
+    if name.startswith(("SQLITE_IOERR", "SQLITE_FULL")):
+        return "the disk is full, or fails: make room, then run this again"
+    return "another program has it, or it is damaged"
+
+
 def why_not_secret(path: Path) -> str:
     """What to do about a secret file that others can read; empty where only its owner can."""
     return f"others can read {path}: chmod 600 {path}" if path.stat().st_mode & 0o077 else ""

@@ -369,6 +369,30 @@ def test_without_asking_the_newest_failure_is_said(quiet: Settings) -> None:
     assert "ok: 1 had no failure" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "lacks", "is_said"),
+    [
+        ("warehouse", os.W_OK, True),
+        ("warehouse/hospital.duckdb", os.W_OK, True),
+        ("warehouse/landed_files.parquet", os.R_OK, True),
+        # It is replaced, not written.
+        ("warehouse/landed_files.parquet", os.W_OK, False),
+        # What others put there is theirs.
+        ("landing/native", os.W_OK, False),
+        ("policy.toml", os.W_OK, False),
+    ],
+)
+def test_what_this_user_may_not_use_is_said(
+    quiet: Settings, monkeypatch: pytest.MonkeyPatch, name: str, lacks: int, is_said: bool
+) -> None:
+    path, allowed = quiet.data_dir / name, os.access
+    path.parent.mkdir(exist_ok=True, mode=0o700)
+    path.touch(0o600) if path.suffix else path.mkdir(0o700)
+    monkeypatch.setattr(os, "access", lambda asked, mode: not (asked == path and mode & lacks) and allowed(asked, mode))
+    said = found(quiet, "directory")
+    assert (f"error: 1 files and folders cannot be read and written by this user: {path}" in said) == is_said
+
+
 def test_a_profile_that_cannot_be_used_is_named(quiet: Settings) -> None:
     write_profile(quiet, "broken", 'address = "nowhere"')
     assert "broken.toml" in found(quiet, "configuration").splitlines()[0]

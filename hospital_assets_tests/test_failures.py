@@ -22,6 +22,7 @@ from hospital_assets.files import replace_text
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.loads import ledger_copy, read_ledger_copy
 
 DAY = date(2026, 3, 1)
@@ -41,6 +42,31 @@ def test_a_full_disk_is_said_in_words_and_is_no_files_fault(error: Exception) ->
     wrapped.__cause__ = error
     assert "the disk is full" in (in_words(wrapped) or "")
     assert any(words in str(error).lower() for words in FULL_DISK)
+
+
+def sqlite_error(name: str) -> sqlite3.Error:
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (WarehouseError('h.duckdb cannot be opened: Cannot open file "h.duckdb": Permission denied'), "chown"),
+        (WarehouseError("the rows could not be stored (Cannot open file '...': Read-only file system)"), "chown"),
+        (duckdb.IOException('Cannot open file "h.duckdb": Permission denied'), "chown"),
+        (sqlite_error("SQLITE_READONLY_DIRECTORY"), "chown"),
+        (sqlite_error("SQLITE_CANTOPEN"), "chown"),
+        (sqlite_error("SQLITE_IOERR_SHMSIZE"), "make room"),
+        (sqlite_error("SQLITE_BUSY"), "another program has it"),
+        (sqlite3.OperationalError("x"), "another program has it"),
+    ],
+    ids=str,
+)
+def test_what_one_may_not_use_is_not_called_damaged(error: Exception, says: str) -> None:
+    words = in_words(error) or ""
+    assert says in words and "move the file away" not in words
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 4096, 12288, -1, "foreign", "sqlite"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -89,6 +90,18 @@ def test_status_of_an_empty_directory_says_how_to_begin(tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "nothing has landed" in said and "hospital simulate" in said
     assert not (tmp_path / "new").exists()
+
+
+def test_status_shows_what_can_be_read_beside_what_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: Settings) -> list[str]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hospital_assets.cli.status._runs", full)
+    assert main(["--data-dir", str(tmp_path), "status"]) == 1
+    said = capsys.readouterr().out
+    assert "cannot be read: the disk is full" in said and "GB free" in said and "nothing has landed" in said
 
 
 def test_status_counts_what_landed_ran_and_waits(

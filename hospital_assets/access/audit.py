@@ -30,7 +30,7 @@ import polars as pl
 
 from hospital_assets.access.anchors import PLACES_VARIABLE, Anchor, Anchors, End, log_file_in
 from hospital_assets.contracts.facts import AuditAction, AuditOutcome
-from hospital_assets.files import why_not_secret
+from hospital_assets.files import why_not_secret, why_of_sqlite
 from hospital_assets.publishing.pseudonyms import KeyMissingError, create_key, key_file, load_key
 from hospital_assets.settings import Settings, SettingsError
 
@@ -148,7 +148,7 @@ class AuditLog:
             )
             ((self.log_id,),) = self._connection.execute("select log_id from log").fetchall()
         except sqlite3.Error as error:
-            raise AuditError(f"{self.file} cannot be used: {error}") from error
+            raise AuditError(f"{self.file} cannot be used: {error}: {why_of_sqlite(error)}") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -167,7 +167,8 @@ class AuditLog:
                 number, anchor = self._append(entry)
                 self.anchors.confirm(anchor)
         except (sqlite3.Error, OSError) as error:
-            raise AuditError(f"{self.file} or its anchor cannot be written: {error}") from error
+            why = f": {why_of_sqlite(error)}" if isinstance(error, sqlite3.Error) else ""
+            raise AuditError(f"{self.file} or its anchor cannot be written: {error}{why}") from error
         return number
 
     def accept(self, reason: str, actor: str) -> int:

@@ -12,6 +12,7 @@ import sqlite3
 import duckdb
 import polars as pl
 
+from hospital_assets.files import RIGHTS, why_of_sqlite
 from hospital_assets.publishing.publications import PublicationError
 from hospital_assets.warehouse.errors import WarehouseError, redacted
 
@@ -22,6 +23,8 @@ _FULL = (
 #: How the system and the databases word it.
 FULL_DISK = ("no space left on device", "disk is full", "quota exceeded")
 _SQLITE = "a database of the data directory cannot be used"
+#: How DuckDB and the system word that somebody may not.
+_FORBIDDEN = ("permission denied", "read-only file system")
 
 
 def in_words(error: BaseException) -> str | None:
@@ -42,12 +45,14 @@ def in_words(error: BaseException) -> str | None:
                 return f"the warehouse file is damaged ({redacted(cause)}); {RESTORE}"
             case duckdb.FatalException() | duckdb.InternalException() | duckdb.SerializationException():
                 return f"the warehouse file is damaged or was changed by another program ({redacted(cause)}); {RESTORE}"
+            case duckdb.Error() if any(words in str(cause).lower() for words in _FORBIDDEN):
+                return f"the warehouse may not be read or written ({redacted(cause)}): {RIGHTS}"
             case duckdb.IOException() if "enough bytes" in str(cause):
                 return f"the warehouse file is cut short ({redacted(cause)}); {RESTORE}"
             case duckdb.IOException():
                 return f"the warehouse cannot be read or written ({redacted(cause)})"
             case sqlite3.Error():
-                return f"{_SQLITE} ({cause}): another program has it, or it is damaged"
+                return f"{_SQLITE} ({cause}): {why_of_sqlite(cause)}"
             case PermissionError() | NotADirectoryError() | IsADirectoryError():
                 return f"{cause.filename}: {cause.strerror}"
             case OSError() if cause.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
@@ -67,9 +72,16 @@ _DAMAGED = ("cannot be opened", "enough bytes", "not a valid DuckDB", "orrupt da
 
 
 def with_remedy(failure: str) -> str:
-    """What failed, and what to do where it is the warehouse file that is damaged."""
-    is_damaged = any(words in failure for words in _DAMAGED) and RESTORE not in failure
-    return f"{failure.rstrip('. ')}. {RESTORE[0].upper()}{RESTORE[1:]}" if is_damaged else failure
+    """What failed, and what to do where the warehouse file is damaged, or may not be used."""
+    remedy = remedy_of(failure)
+    return f"{failure.rstrip('. ')}. {remedy[0].upper()}{remedy[1:]}" if remedy and remedy not in failure else failure
+
+
+def remedy_of(failure: str) -> str:
+    """What to do about a warehouse file that cannot be opened; empty where it is something else that failed."""
+    if any(words in failure.lower() for words in _FORBIDDEN):
+        return RIGHTS
+    return RESTORE if any(words in failure for words in _DAMAGED) else ""
 
 
 def _causes(error: BaseException) -> list[BaseException]:

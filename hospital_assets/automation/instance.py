@@ -104,7 +104,10 @@ def prepare_dagster_home(settings: Settings) -> Path:
 
 def _configure(home: Path, storage: str) -> None:
     texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", storage)]
-    replace_text(home / "dagster.yaml", "\n".join(texts))
+    file, text = home / "dagster.yaml", "\n".join(texts)
+    # What only reads must not fail where nothing can be written.
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        replace_text(file, text)
 
 
 def _is_url(url: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,22 +27,39 @@ def add_commands(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace, settings: Settings) -> int:
+    from rich.markup import escape
+
     shown = headed(box=None, show_header=False, padding=(0, 2))
     wall = datetime.now(UTC)
-    for name, lines in (
-        ("directory", _directory(settings)),
-        ("at work", _at_work(settings)),
-        ("files", _files(settings)),
-        ("runs", _runs(settings)),
-        ("alerts", _alerts(settings)),
-        ("publications", _publications(settings, wall)),
-        ("disk", _disk(settings)),
-        ("permissions", _permissions(settings)),
-    ):
+    parts: dict[str, Callable[[], list[str]]] = {
+        "directory": lambda: _directory(settings),
+        "at work": lambda: _at_work(settings),
+        "files": lambda: _files(settings),
+        "runs": lambda: _runs(settings),
+        "alerts": lambda: _alerts(settings),
+        "publications": lambda: _publications(settings, wall),
+        "disk": lambda: _disk(settings),
+        "permissions": lambda: _permissions(settings),
+    }
+    is_whole = True
+    for name, part in parts.items():
+        try:
+            lines = part()
+        # Who looks because something is wrong wants to see the rest.
+        except Exception as error:
+            is_whole, lines = False, [f"cannot be read: {_why(error)}"]
         for place, line in enumerate(lines):
-            shown.add_row("" if place else f"[bold]{name}[/bold]", line)
+            shown.add_row("" if place else f"[bold]{name}[/bold]", escape(line))
     terminal(highlight=False).print(shown)
-    return 0
+    return 0 if is_whole else 1
+
+
+def _why(error: Exception) -> str:
+    from hospital_assets.automation.failures import in_words
+
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return str(error)
+    return in_words(error) or type(error).__name__
 
 
 def _directory(settings: Settings) -> list[str]:

@@ -185,6 +185,10 @@ def _directory(settings: Settings) -> Iterator[_Found]:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"`chown -R USER {folder}`, or run as its owner"
         yield "error", f"{folder} cannot be written by this user", remedy
+    shut = [path for path in _written_by_us(folder) if not os.access(path, _needed(path))]
+    if shut:
+        what = f"{len(shut):,} files and folders cannot be read and written by this user: {shut[0]}"
+        yield "error", what, f"`chown -R USER {folder}`, where another user made them, and run everything as one user"
     kind = _file_system(folder.resolve())
     if kind in _NETWORK_FILE_SYSTEMS:
         what = f"{folder} lies on {kind}, where the locks of databases are not to be relied on"
@@ -195,6 +199,22 @@ def _directory(settings: Settings) -> Iterator[_Found]:
         yield "warning", what, f"`chmod -R go= {folder}`"
     if kind not in _NETWORK_FILE_SYSTEMS and not found:
         yield "ok", f"{folder}, on {kind or 'a local disk'}, only the owner's", ""
+
+
+def _written_by_us(folder: Path) -> Iterator[Path]:
+    """What is in a data directory but for what others put there."""
+    for root, folders, names in os.walk(folder):
+        if Path(root) == folder:
+            folders[:] = [name for name in folders if name not in ("landing", "profiles")]
+            names = []
+        yield from (Path(root, name) for name in (*folders, *names))
+
+
+def _needed(path: Path) -> int:
+    """What we must be allowed to do: databases are written again, other files are replaced."""
+    if path.is_dir():
+        return os.R_OK | os.W_OK | os.X_OK
+    return os.R_OK | os.W_OK if path.suffix in (".db", ".duckdb", ".lock") else os.R_OK
 
 
 def _version(settings: Settings) -> Iterator[_Found]:
@@ -344,6 +364,7 @@ def _keys(settings: Settings) -> Iterator[_Found]:
 
 
 def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
+    from hospital_assets.automation.failures import remedy_of
     from hospital_assets.contracts import CONTRACTS
     from hospital_assets.warehouse.database import held_since, holder_of, is_waited_for, open_warehouse
 
@@ -361,8 +382,7 @@ def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
         except WarehouseError as error:
-            remedy = "move it away and `hospital build`, or copy the newest of the `hospital snapshots` to its place"
-            yield "error", str(error), remedy
+            yield "error", str(error), remedy_of(str(error))
             return
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
 
