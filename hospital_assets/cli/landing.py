@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 import tempfile
@@ -213,25 +214,29 @@ def _simulate_live(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> int:
+    import polars as pl
+
     from hospital_assets.checks.accounting import NOT_LOADED
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingZone, observed_period
     from hospital_assets.sources.by_hand import import_files
-    from hospital_assets.warehouse.database import open_warehouse
+    from hospital_assets.warehouse.database import scratch_connection
 
     profiles = load_profiles(settings.profiles_folder)
     imported = import_files(settings, profiles.named(options.profile), options.path, datetime.now(UTC))
-    with open_warehouse(settings.warehouse_file) as warehouse:
+    # Not the warehouse's: a run may have it for long.
+    with contextlib.closing(scratch_connection(memory_limit="1GB")) as connection:
         zone = LandingZone(
             settings.landing,
             settings.warehouse_file.parent / "spool",
             date(1900, 1, 1),
             date(2999, 12, 31),
-            warehouse.connection,
+            connection,
             profiles,
         )
         ledger = zone.discover()
-    observed = observed_period(zone, ledger)
+    is_its = pl.col("source_profile") == options.profile
+    observed = observed_period(zone, ledger.filter(is_its) if settings.settings_file.exists() else ledger)
     problems = {
         name.partition("/")[2]: f"{state}: {problem}"
         for name, state, problem in ledger.select("source_file", "state", "problem").iter_rows()
@@ -248,13 +253,33 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
     for name, why in failed.items():
         print(f"not loaded {name}: {why}", file=sys.stderr)
     if observed is not None:
-        first, last = observed
-        # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
-        is_long = last - first > timedelta(days=_MOST_DAILY_DAYS)
-        grain = "yearly" if is_long else settings.partitions
-        write_settings(replace(settings, first_service_date=first, last_service_date=last, partitions=grain))
-        print(f"service days {first} to {last}, {grain} partitions")
+        _set_service_days(settings, *observed)
     return 1 if failed else 0
+
+
+def _set_service_days(settings: Settings, first: date, last: date) -> None:
+    """Have the service days cover those found; where days are stated, they only become more, and an open end stays."""
+    is_stated, stated_last = settings.settings_file.exists(), settings.last_service_date
+    found = f"{first} to {last}"
+    if is_stated:
+        first = min(first, settings.first_service_date)
+    if is_stated and (stated_last is None or stated_last > last):
+        last = stated_last or max(last, settings.first_service_date)
+    # A century of days would be 30,000 partitions: what spans decades is partitioned by year.
+    is_long = last - first > timedelta(days=_MOST_DAILY_DAYS)
+    if is_long and settings.partitions == "daily" and settings.warehouse_file.exists():
+        print(
+            f"service days stay as they are, since tables are built by the day; found {found}. If these are no "
+            f"mistakes of the source, and shall count, set first_service_date or last_service_date in "
+            f"{settings.settings_file}"
+        )
+        return
+    grain = "yearly" if is_long else settings.partitions
+    end = None if is_stated and stated_last is None else last
+    widened = replace(settings, first_service_date=first, last_service_date=end, partitions=grain)
+    if not is_stated or widened != settings:
+        write_settings(widened)
+    print(f"service days {first} {f'to {end}' if end else 'on'}, {grain} partitions")
 
 
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
