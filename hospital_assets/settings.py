@@ -23,12 +23,15 @@ from urllib.parse import urlsplit
 from hospital_assets.addresses import is_protected
 from hospital_assets.directory import refuse_newer
 from hospital_assets.files import replace_text
+from hospital_assets.toml_text import TextError, text_of
 
 PartitionGrain = Literal["daily", "monthly", "yearly"]
 #: Methods that forecast arrivals only where they are asked for.
 Challenger = Literal["boosted_trees"]
 CHALLENGERS: tuple[Challenger, ...] = get_args(Challenger)
 DEFAULT_FIRST_SERVICE_DATE = date(2026, 1, 1)
+#: Days beyond have no calendar in Dagster or DuckDB, or no year of four digits.
+_EARLIEST, _LATEST = date(1900, 1, 1), date(2999, 12, 31)
 
 
 class SettingsError(ValueError):
@@ -276,6 +279,11 @@ class Settings:
         return self.data_dir / "profiles"
 
     @property
+    def kept_profiles_folder(self) -> Path:
+        """Those of them that landed files were last read with, as they were then."""
+        return kept_profiles(self.profiles_folder)
+
+    @property
     def clock_file(self) -> Path:
         """The simulated clock, where time is not the wall clock's."""
         return self.data_dir / "simulated_clock.json"
@@ -286,7 +294,13 @@ class Settings:
 
         Whatever makes a data directory from another takes these along. A new one is added here.
         """
-        return (self.settings_file, self.policy_file, self.alerts_file, self.profiles_folder, self.clock_file)
+        kept = (self.kept_profiles_folder, self.clock_file)
+        return (self.settings_file, self.policy_file, self.alerts_file, self.profiles_folder, *kept)
+
+
+def kept_profiles(profiles_folder: Path) -> Path:
+    """Where the source profiles of a folder are kept as landed files were last read with them."""
+    return profiles_folder.with_name("warehouse") / "profiles"
 
 
 Engine = Literal["duckdb", "spark", "mixed"]
@@ -366,12 +380,15 @@ def load_settings(data_dir: Path) -> Settings:
     """
     settings = Settings(data_dir=data_dir.resolve())
     refuse_newer(settings.warehouse_file.parent)
-    if not settings.settings_file.exists():
-        return settings
     try:
-        values = tomllib.loads(settings.settings_file.read_text(encoding="utf-8"))
+        text = text_of(settings.settings_file)
+        values = tomllib.loads(text or "")
+    except TextError as error:
+        raise SettingsError(str(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{settings.settings_file}: not valid TOML ({error})") from error
+    if text is None:
+        return settings
 
     known: dict[str, type] = {
         "first_service_date": date,
@@ -405,6 +422,9 @@ def load_settings(data_dir: Path) -> Settings:
     grain = values.get("partitions", settings.partitions)
     if grain not in ("daily", "monthly", "yearly"):
         raise SettingsError(f"{settings.settings_file}: 'partitions' must be daily, monthly or yearly, not '{grain}'")
+    for key in ("first_service_date", "last_service_date"):
+        if not _EARLIEST <= values.get(key, first) <= _LATEST:
+            raise SettingsError(f"{settings.settings_file}: '{key}' must lie between {_EARLIEST} and {_LATEST}")
     if last is not None and last < first:
         raise SettingsError(f"{settings.settings_file}: last_service_date {last} is before first_service_date {first}")
     waits = {key: values.get(key, getattr(settings, key)) for key in ("refresh_after_files", "refresh_after_seconds")}
@@ -474,7 +494,10 @@ def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
     if found.kept_days < 1:
         raise SettingsError(f"{file}: 'mirror.kept_days' must be at least 1")
     root = Path(replace(settings, mirror=found).mirror_root)
-    if found.address and not is_store and (root == settings.data_dir or root.is_relative_to(settings.landing)):
+    # Publications are given to people who may not see what is in it.
+    ours = (settings.landing, settings.data_dir / "published", settings.warehouse_file.parent, settings.dagster_home)
+    is_ours = root == settings.data_dir or any(map(root.is_relative_to, ours)) or found.address.strip() != found.address
+    if found.address and not is_store and is_ours:
         raise SettingsError(f"{file}: 'mirror.address' must name a folder of its own, as in address = \"mirror\"")
     return found
 

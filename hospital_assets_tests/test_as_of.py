@@ -25,13 +25,17 @@ from hospital_assets.settings import MirrorSettings, Settings, load_settings
 from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.helpers import copy_of, query, run, tables
 
+PROFILE = (
+    (files(landing) / "profiles" / "native.toml")
+    .read_text(encoding="utf-8")
+    .replace('name = "native"', 'name = "klinik"')
+)
 CONFIGURATION = {
     "hospital.toml": "first_service_date = 2026-03-05\nlast_service_date = 2026-03-06\n",
     "policy.toml": POLICY_FILE.read_text(encoding="utf-8").replace("keep_days = 14 ", "keep_days = 30 "),
     "alerts.toml": "waiting_minutes = 7\n",
-    "profiles/klinik.toml": (files(landing) / "profiles" / "native.toml")
-    .read_text(encoding="utf-8")
-    .replace('name = "native"', 'name = "klinik"'),
+    "profiles/klinik.toml": PROFILE,
+    "warehouse/profiles/klinik.toml": PROFILE,
     "simulated_clock.json": json.dumps({"wall_epoch_seconds": 0.0, "epoch_seconds": 1772755200.0, "speed": 0.0}),
 }
 
@@ -52,14 +56,13 @@ def own(tmp_path: Path) -> Settings:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     settings = load_settings(folder)
-    settings.warehouse_file.parent.mkdir()
     looked(settings).write_parquet(ledger_copy(settings.warehouse_file))
     return settings
 
 
 def test_the_configuration_is_all_that_a_directory_holds_of_it(own: Settings) -> None:
     assert {str(path.relative_to(own.data_dir)) for path in own.configuration} == {
-        name.split("/")[0] for name in CONFIGURATION
+        name.removesuffix("/klinik.toml") for name in CONFIGURATION
     }
 
 

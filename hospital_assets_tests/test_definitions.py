@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
+from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.assets.facts.other_days import REFERENCE_DATA, OtherDays
 from hospital_assets.assets.facts.stale_partitions import DECLARED
 from hospital_assets.automation.build import layers_of
@@ -24,6 +25,7 @@ from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import latest_day, service_periods
+from hospital_assets.publishing.policy import POLICY_FILE, load_policy
 from hospital_assets.reports.reference import documents
 from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
 from hospital_assets.warehouse.io_manager import WarehouseResource
@@ -221,12 +223,41 @@ def test_a_wrong_profile_says_where(text: str, says: str) -> None:
         ("partitions = 'hourly'", "daily, monthly or yearly"),
         ("first_service_date = 2026-02-01\nlast_service_date = 2026-01-01", "is before"),
         ("=", "not valid TOML"),
+        ("last_service_date = 9999-12-31", "must lie between 1900-01-01 and 2999-12-31"),
+        ("first_service_date = 0001-01-01", "must lie between"),
+        ('mirror = { address = "mirror " }', "a folder of its own"),
+        ('mirror = { address = "published/mirror" }', "a folder of its own"),
+        ('mirror = { address = "warehouse" }', "a folder of its own"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "hospital.toml").write_text(text)
     with pytest.raises(SettingsError, match=says):
         load_settings(tmp_path)
+
+
+CONFIGURATION: dict[str, Callable[[Settings], object]] = {
+    "hospital.toml": lambda settings: load_settings(settings.data_dir),
+    "policy.toml": load_policy,
+    "alerts.toml": load_alert_settings,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATION)
+def test_a_file_of_the_configuration_that_is_no_text_is_said_with_its_line(tmp_path: Path, name: str) -> None:
+    settings, load, file = Settings(tmp_path), CONFIGURATION[name], tmp_path / name
+    by_default = load(settings)
+    file.write_bytes(b"\n# M\xfcnchen\n")
+    with pytest.raises(ValueError, match=rf"{name}:2: a character is not in UTF-8"):
+        load(settings)
+    file.unlink()
+    # As by default, nobody would know that it is not there.
+    file.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(ValueError, match="a link to a file that is not there"):
+        load(settings)
+    text = POLICY_FILE.read_text(encoding="utf-8") if name == "policy.toml" else ""
+    (tmp_path / "not mounted").write_text(text, encoding="utf-8-sig")
+    assert load(settings) == by_default
 
 
 def test_settings_survive_the_round_trip(tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hospital_assets.cli import main
 from hospital_assets.landing.profile import ProfileError, parse_profile
-from hospital_assets.landing.registry import load_profiles
-from hospital_assets.settings import load_settings
+from hospital_assets.landing.registry import keep_profiles, load_profiles
+from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.sources.draft import DraftError, draft_profile
 from hospital_assets.sources.dry_run import try_profile
 from hospital_assets_tests.helpers import query
@@ -88,6 +91,171 @@ arrival_time = "at"
     file.write_text("visit,patient,hospital,at\nV1,P1,H1,2026-01-01 10:00:00\n")
     (trial,) = try_profile(load_profiles(tmp_path / "profiles"), "tiny", file)
     assert (trial.records, trial.quarantined) == (1, {"hospital_unknown": 1})
+
+
+TINY = """name = "tiny"
+description = "one file, one subject"
+time_zone = "UTC"
+[[subjects.hospitals.rows]]
+hospital_id = "H1"
+hospital_name = "One"
+time_zone = "UTC"
+[subjects.er_visits]
+files = ["*.csv"]
+date = "arrival_time"
+[subjects.er_visits.columns]
+visit_id = "visit"
+patient_id = "patient"
+hospital_id = "hospital"
+arrival_time = "at"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Settings:
+    """A directory with a profile of its own, and a file of that source."""
+    settings = Settings(tmp_path / "data", date(2026, 1, 1), date(2026, 1, 2))
+    settings.profiles_folder.mkdir(parents=True)
+    (settings.profiles_folder / "tiny.toml").write_text(TINY)
+    (settings.landing / "tiny").mkdir(parents=True)
+    (settings.landing / "tiny" / "a.csv").write_text("visit,patient,hospital,at\nV1,P1,H1,2026-01-01 10:00:00\n")
+    return settings
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Make the profile `tiny` of a folder one that cannot be used."""
+    file = folder / "tiny.toml"
+    text = file.read_text()
+    file.unlink()
+    if how == "link":
+        file.symlink_to(folder / "elsewhere.toml")
+    elif how == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes({"toml": b"x = =\n", "name": b"", "latin-1": b"# M\xfcnchen\n"}[how] + text.encode())
+    if how == "name":
+        file.write_text(text.replace('"tiny"', '"other"'))
+
+
+def remove(file: Path) -> None:
+    if file.is_dir():
+        file.rmdir()
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", ["toml", "name", "latin-1", "link", "folder"])
+def test_a_profile_that_cannot_be_used_stays_as_files_were_read_with_it(tiny: Settings, how: str) -> None:
+    folder = tiny.profiles_folder
+    # An editor's own link leads nowhere, and is no profile.
+    (folder / ".#tiny.toml").symlink_to("somebody@somewhere")
+    sound = load_profiles(folder)
+    assert not sound.unusable
+    spoil(folder, how)
+    never_used = load_profiles(folder)
+    assert "tiny" not in never_used and "native" in never_used and "tiny.toml" in never_used.unusable["tiny"]
+    keep_profiles(folder, never_used)
+    assert not tiny.kept_profiles_folder.exists()
+    remove(folder / "tiny.toml")
+    (folder / "tiny.toml").write_text(TINY)
+    keep_profiles(folder, sound)
+    spoil(folder, how)
+    found = load_profiles(folder)
+    assert found["tiny"] == sound["tiny"]
+    assert [fault.endswith("files are read as before") for fault in found.faults()] == [True]
+    with pytest.raises(ProfileError, match=r"tiny\.toml"):
+        found.named("tiny")
+    # What can be used, and what is gone, is as it is.
+    keep_profiles(folder, found)
+    assert load_profiles(folder)["tiny"] == sound["tiny"]
+    remove(folder / "tiny.toml")
+    gone = load_profiles(folder)
+    assert "tiny" not in gone and not gone.unusable
+    keep_profiles(folder, gone)
+    assert not any(tiny.kept_profiles_folder.iterdir())
+
+
+def test_profiles_of_a_folder_that_cannot_be_read_stay_in_force(
+    tiny: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read, listed = tiny.profiles_folder, Path.read_bytes, Path.iterdir
+    keep_profiles(folder, sound := load_profiles(folder))
+
+    def refused(path: Path, how: Callable[[Path], Any]) -> Any:
+        if folder in (path, path.parent):
+            raise PermissionError(13, "Permission denied")
+        return how(path)
+
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refused(path, read))
+    monkeypatch.setattr(Path, "iterdir", lambda path: refused(path, listed))
+    found = load_profiles(folder)
+    assert found["tiny"] == sound["tiny"] and "Permission denied" in found.unusable["tiny"]
+    keep_profiles(folder, found)
+    assert load_profiles(folder)["tiny"] == sound["tiny"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["toml", "latin-1"])
+def test_what_is_stored_of_a_source_stays_while_its_profile_is_corrected(
+    tiny: Settings, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_settings(tiny)
+    command = ["--data-dir", str(tiny.data_dir), "build", "--select", "group:raw"]
+    visits = "select visit_id from raw.raw_er_visits order by 1"
+    assert main(command) == 0
+    spoil(tiny.profiles_folder, how)
+    (tiny.landing / "tiny" / "b.csv").write_text("visit,patient,hospital,at\nV2,P2,H1,2026-01-01 11:00:00\n")
+    capsys.readouterr()
+    assert main(command) == 0
+    assert query(tiny, visits)["visit_id"].to_list() == ["V1", "V2"]
+    assert "files are read as before" in capsys.readouterr().out
+    assert main(["--data-dir", str(tiny.data_dir), "status"]) == 0
+    assert "tiny.toml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stated", "is_built", "at", "then"),
+    [
+        ("", False, "2026-03-05", ("2026-03-05", "2026-03-05", "daily")),
+        ("first_service_date = 2026-01-01", True, "2026-03-05", None),
+        ("first_service_date = 2026-01-01", True, "2025-12-30", ("2025-12-30", None, "daily")),
+        ("first_service_date = 2026-01-01\nlast_service_date = 2026-06-30", True, "2026-03-05", None),
+        (
+            "first_service_date = 2026-01-01\nlast_service_date = 2026-01-31",
+            *(True, "2026-03-05", ("2026-01-01", "2026-03-05", "daily")),
+        ),
+        # A visit of another century is a mistake, or the table of days would have to be another.
+        ("first_service_date = 2026-01-01\nlast_service_date = 2026-01-31", True, "2062-03-05", None),
+        ("first_service_date = 2026-01-01", True, "1926-03-05", None),
+        (
+            "first_service_date = 2026-01-01\nlast_service_date = 2026-01-31",
+            *(False, "2062-03-05", ("2026-01-01", "2062-03-05", "yearly")),
+        ),
+    ],
+)
+def test_an_import_takes_no_service_day_away(
+    tiny: Settings, stated: str, is_built: bool, at: str, then: tuple[str, str | None, str] | None
+) -> None:
+    # What another source has landed is not what was imported.
+    (tiny.landing / "tiny" / "a.csv").unlink()
+    if stated:
+        tiny.settings_file.write_text(f"# ours\n{stated}\n")
+        other = tiny.profiles_folder / "other.toml"
+        other.write_text(TINY.replace('"tiny"', '"other"'))
+        (tiny.landing / "other").mkdir()
+        (tiny.landing / "other" / "o.csv").write_text("visit,patient,hospital,at\nV7,P1,H1,2041-01-01 10:00:00\n")
+    if is_built:
+        tiny.warehouse_file.parent.mkdir()
+        tiny.warehouse_file.touch()
+    file = tiny.data_dir.parent / "given.csv"
+    file.write_text(f"visit,patient,hospital,at\nV1,P1,H1,{at} 10:00:00\n")
+    assert main(["--data-dir", str(tiny.data_dir), "import", "tiny", str(file)]) == 0
+    found = load_settings(tiny.data_dir)
+    if then is None:
+        assert tiny.settings_file.read_text() == f"# ours\n{stated}\n"
+        return
+    last = str(found.last_service_date) if found.last_service_date else None
+    assert (str(found.first_service_date), last, found.partitions) == then
 
 
 def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

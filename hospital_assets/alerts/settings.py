@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.presence import OVERSTAY_HOURS
 from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.toml_text import TextError, text_of
 
 Severity = Literal["critical", "error", "warning"]
 #: From the most to the least urgent.
@@ -134,9 +135,9 @@ def load_alert_settings(settings: Settings) -> AlertSettings:
     """
     path = settings.alerts_file
     try:
-        found = AlertSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return AlertSettings()
+        found = AlertSettings.model_validate(tomllib.loads(text_of(path) or ""))
+    except TextError as error:
+        raise SettingsError(str(error)) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML ({error})") from error
     except ValidationError as error:

@@ -292,8 +292,8 @@ def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
         formats = sorted({spec.format for spec in profile.subjects.values() if spec.files})
         shown.add_row(name, ", ".join(profile.subjects), ", ".join(formats), source, profile.description)
     terminal().print(shown)
-    for problem in profiles.unusable.values():
-        print(problem, file=sys.stderr)
+    for fault in profiles.faults():
+        print(fault, file=sys.stderr)
     return 1 if profiles.unusable else 0
 
 

@@ -87,6 +87,7 @@ def _files(settings: Settings) -> list[str]:
     """Landed files by what became of them, with what to do."""
     from hospital_assets.checks.accounting import NOT_LOADED
     from hospital_assets.landing.profile import LANDED, UNRECOGNISED
+    from hospital_assets.landing.registry import load_profiles
     from hospital_assets.landing.zone import LandingResource
     from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -113,6 +114,7 @@ def _files(settings: Settings) -> list[str]:
             lines += [f"  {name}: {problem or 'no reason is known'}" for name, problem in named]
             if files.height > _MOST_FILES:
                 lines.append("  and more: `hospital report quality` writes a page that names all")
+    lines += [f"profile {fault}" for fault in load_profiles(settings.profiles_folder).faults()]
     if held_back:
         lines.append(f"{len(held_back):,} held back or quarantined: `hospital retry` tries them again")
     return lines

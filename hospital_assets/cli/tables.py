@@ -115,6 +115,7 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
     from hospital_assets.automation.build import CHECKS, layers_of, seconds_by_layer
     from hospital_assets.automation.loading import Step
     from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.landing.registry import load_profiles
 
     console = terminal()
     tables = headed("layer", "tables", "rows", "seconds", right=("tables", "rows", "seconds"), title="Build")
@@ -147,7 +148,8 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
             highlight=False,
             soft_wrap=True,
         )
-    for line in Step(False, report.quarantined, report.suspects).in_words():
+    faults = [f"profile   {fault}" for fault in load_profiles(settings.profiles_folder).faults()]
+    for line in [*faults, *Step(False, report.quarantined, report.suspects).in_words()]:
         console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"Warehouse: {settings.warehouse_file}. Look around: hospital dev, then "

@@ -315,8 +315,8 @@ def _configuration(settings: Settings) -> Iterator[_Found]:
     ]
     profiles = load_profiles(settings.profiles_folder)
     sound = [] if profiles.unusable else ["profiles"]
-    for problem in profiles.unusable.values():
-        yield "error", problem, "correct it; `hospital profiles list` names all"
+    for fault in profiles.faults():
+        yield "error", fault, "correct it; `hospital profiles list` names all"
     if settings.identity is not None:
         looks.append(("identity provider", lambda: open_provider(settings, load_policy(settings))))
     for name, load in looks:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from hospital_assets.contracts import CONTRACTS, LAYERS, Column, Contract
 from hospital_assets.contracts.fields import Privacy
 from hospital_assets.settings import Settings, SettingsError
-from hospital_assets.toml_text import line_of
+from hospital_assets.toml_text import TextError, line_of, text_of
 
 #: A role's name: a word, because folders, assets and databases are called after it. Which there are, the policy says.
 RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
@@ -379,9 +379,11 @@ def load_policy(settings: Settings) -> Policy:
         PolicyError: the file cannot be used.
     """
     own = settings.policy_file
-    if not own.exists():
-        return shipped_policy()
-    return parse_policy(own.read_text(encoding="utf-8"), str(own))
+    try:
+        text = text_of(own)
+    except TextError as error:
+        raise PolicyError(str(error)) from None
+    return shipped_policy() if text is None else parse_policy(text, str(own))
 
 
 class CurrentPolicy:

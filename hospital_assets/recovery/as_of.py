@@ -20,6 +20,7 @@ import polars as pl
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
 from hospital_assets.settings import MirrorSettings, Settings
+from hospital_assets.toml_text import text_of
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 #: A notifier of an alerts.toml, and the mirror of a hospital.toml: from the header to the next one.
@@ -136,7 +137,7 @@ def copy_configuration(settings: Settings, target: Settings) -> None:
     ):
         if not file.exists() and not instead:
             continue
-        text = file.read_text(encoding="utf-8") if file.exists() else ""
+        text = text_of(file) or ""
         rest = "".join(f"{key} = {value}\n" for key, value in instead.items()) + pattern.sub("", text)
         try:
             wanted = {key: value for key, value in tomllib.loads(text).items() if key != table.strip("[]")} | instead

@@ -4,12 +4,15 @@ Belongs here: which subject is read from the landing zone. All raw tables are al
 made by one function; how files are read is `landing`'s matter.
 """
 
+from pathlib import Path
+
 import dagster as dg
 import polars as pl
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.landing.profile import DATED, LANDED
+from hospital_assets.landing.registry import keep_profiles
 from hospital_assets.landing.service_day import days_ahead
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.warehouse.dialect import Frame
@@ -21,7 +24,9 @@ from hospital_assets.warehouse.io_manager import period_of
 def raw_landed_files(context: dg.AssetExecutionContext, landing: LandingResource) -> pl.DataFrame:
     """The ledger: every landed file, what it holds, and what became of it."""
     with without_values("the landed files could not be read"):
-        ledger = landing.open().discover(landing.known_files(), landing.held_back())
+        zone = landing.open()
+        ledger = zone.discover(landing.known_files(), landing.held_back())
+    keep_profiles(Path(landing.profiles), zone.profiles)
     states = {f"files_{state}": count for state, count in ledger["state"].value_counts().iter_rows()}
     context.add_output_metadata({"files": ledger["source_file"].n_unique(), **states})
     return ledger
