@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from hospital_assets.automation.lake import maintain
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.publishing.pseudonyms import SecretKey
@@ -341,6 +344,31 @@ def test_a_column_of_another_name_is_mirrored_though_no_value_changed(opened: Se
             patch.setattr(module, "CONTRACTS", {HOSPITALS.name: renamed})
             assert mirror(opened, warehouse).written == {HOSPITALS.name: 2}
     assert "renamed" in pl.scan_delta(mirror_of(opened).address(HOSPITALS)).collect_schema()
+
+
+def test_a_table_whose_log_is_damaged_stops_no_other(opened: Settings) -> None:
+    with open_warehouse(opened.warehouse_file) as warehouse:
+        for contract in (FLOW, HOSPITALS):
+            write(warehouse, contract, 1)
+        mirror(opened, warehouse)
+        tables = mirror_of(opened)
+        folder = Path(tables.folder(HOSPITALS))
+        for entry in (folder / "_delta_log").glob("*.json"):
+            entry.write_text('{"broken')
+        for contract in (FLOW, HOSPITALS):
+            write(warehouse, contract, 1, 2)
+        done = mirror(opened, warehouse)
+        assert done.written == {FLOW.name: 2} and [*done.failed] == [HOSPITALS.name]
+        assert f"cannot be read at {folder}" in done.failed[HOSPITALS.name]
+        # The nightly upkeep, too, does the others, and then says what is wrong.
+        other = Path(tables.folder(FLOW), "killed.parquet")
+        other.write_bytes(b"")
+        os.utime(other, (0, 0))
+        with pytest.raises(WarehouseError, match=HOSPITALS.name):
+            maintain(opened, tables, [HOSPITALS.name, FLOW.name])
+        assert not other.exists()
+        shutil.rmtree(folder)
+        assert mirror(opened, warehouse).written == {HOSPITALS.name: 2}
 
 
 def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(

@@ -8,7 +8,8 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets.warehouse.delta import DeltaTables
+from hospital_assets.warehouse.delta import DeltaTables, of_damage
+from hospital_assets.warehouse.errors import WarehouseError
 
 
 def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> dict[str, int]:
@@ -16,19 +17,28 @@ def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> 
 
     Raises:
         AuditError: it cannot be audited; then nothing is done.
-        WarehouseError: a table uses features of Delta that we do not read.
+        WarehouseError: tables are damaged, or use features of Delta that we do not read; the others are done.
     """
-    done = {"spared_files": 0, "deleted_files": 0}
+    from deltalake.exceptions import DeltaError
+
+    done, failed = {"spared_files": 0, "deleted_files": 0}, []
     asked = f"compact and vacuum {lake.root}, keeping {lake.kept_days} days"
     with audited(settings, Event(system_actor(), "lake", statement=asked)):
         for contract in (CONTRACTS[name] for name in sorted(tables)):
-            done["spared_files"] += lake.compact(contract)
-            if lake.root != settings.mirror_root:
-                # The view names files, so it follows before any can be deleted.
-                with open_warehouse(settings.warehouse_file) as warehouse:
-                    if warehouse.is_view(contract):
-                        warehouse.show(contract, lake.select_statement(contract))
-            done["deleted_files"] += len(lake.vacuum(contract))
+            try:
+                done["spared_files"] += lake.compact(contract)
+                if lake.root != settings.mirror_root:
+                    # The view names files, so it follows before any can be deleted.
+                    with open_warehouse(settings.warehouse_file) as warehouse:
+                        if warehouse.is_view(contract):
+                            warehouse.show(contract, lake.select_statement(contract))
+                done["deleted_files"] += len(lake.vacuum(contract))
+            except WarehouseError as error:
+                failed.append(str(error))
+            except (DeltaError, FileNotFoundError) as error:
+                failed.append(of_damage(lake, contract, error))
+        if failed:
+            raise WarehouseError("; ".join(failed))
     return done
 
 

@@ -24,7 +24,7 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.database import CHANGES, Period, Warehouse
-from hospital_assets.warehouse.delta import Days, DeltaTables, assert_installed, in_words, where_days
+from hospital_assets.warehouse.delta import Days, DeltaTables, assert_installed, in_words, of_damage, where_days
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError, without_values
 
@@ -100,7 +100,9 @@ def mirror(settings: Settings, warehouse: Warehouse) -> Mirroring:
                 unchanged += not _mirror(warehouse, tables, contract, done)
             except WarehouseError as error:
                 done.failed[contract.name] = str(error)
-            except (DeltaError, OSError) as error:
+            except DeltaError as error:
+                done.failed[contract.name] = of_damage(tables, contract, error)
+            except OSError as error:
                 # What holds the mirror is not there: it would be the same for every table.
                 raise WarehouseError(
                     f"{contract.name} could not be mirrored to {tables.root}: {str(error).splitlines()[0]}"

@@ -677,6 +677,14 @@ def _commit(
     return True
 
 
+def of_damage(tables: DeltaTables, contract: Contract, error: Exception) -> str:
+    """What to say of a table whose log or files are not what was written."""
+    return (
+        f"{contract.name} cannot be read at {tables.folder(contract)} ({str(error).splitlines()[0]}). Put its folder "
+        "back from a copy, or remove it: the mirror gets it anew without its history, `hospital build` makes a lake's"
+    )
+
+
 def _until_first(contract: Contract, attempt: Callable[[], bool]) -> None:
     from deltalake.exceptions import CommitFailedError
 
