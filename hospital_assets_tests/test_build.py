@@ -40,7 +40,7 @@ from hospital_assets.landing.profile import SUBJECTS
 from hospital_assets.publishing.publications import DATABASE, Publication, PublicationError, open_publication
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
-from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
 from hospital_assets_tests.helpers import checked, copy_of, query, run, tables
 from hospital_assets_tests.test_landing_faults import FOLDERS, UNOPENED
 
@@ -426,6 +426,19 @@ def test_a_table_that_is_rebuilt_is_made_of_all_its_days(built: tuple[Settings, 
     days = {"first": settings.first_service_date, "last": settings.last_service_date}
     report = run(settings, rebuild=["raw_er_visits"], select="key:raw_er_visits", **days)
     assert report.succeeded and query(settings, "select * from raw.raw_er_visits order by all").equals(before)
+
+
+@pytest.mark.slow
+def test_a_build_is_none_the_worse_for_who_takes_the_warehouse_at_its_end(
+    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taken(*_: object) -> dict[str, int]:
+        raise WarehouseLockedError("in use by hospital watch")
+
+    settings = copy_of(built[0], tmp_path)
+    monkeypatch.setattr("hospital_assets.automation.build._outside_period", taken)
+    report = run(settings, select="key:raw_landed_files")
+    assert report.succeeded and report.uncounted == "in use by hospital watch"
 
 
 def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:

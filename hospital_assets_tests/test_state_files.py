@@ -180,7 +180,6 @@ WAITING = (
     "check --last",
     "erase P1",
     "explain kpi_waits",
-    "import mimic-iv-ed {mimic}",
     "publish --role admin",
     "refresh",
     "report quality",
@@ -208,7 +207,7 @@ def opened(kept: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 @pytest.mark.fast_as("build")
 @pytest.mark.parametrize("command", WAITING)
 def test_a_command_says_at_once_who_has_the_warehouse_and_fails_in_words(
-    opened: Settings, mimic: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    opened: Settings, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(open_warehouse.__wrapped__.__kwdefaults__, "wait_seconds", 0.1)  # type: ignore[attr-defined]
     monkeypatch.setattr(
@@ -221,7 +220,7 @@ def test_a_command_says_at_once_who_has_the_warehouse_and_fails_in_words(
         fcntl.flock(file, fcntl.LOCK_EX)
         json.dump({"pid": 4711, "since": "12:34:56"}, file)
         file.flush()
-        code = main(["--data-dir", str(opened.data_dir), *command.format(mimic=mimic).split()])
+        code = main(["--data-dir", str(opened.data_dir), *command.split()])
     said = capsys.readouterr()
     assert code in (1, 2) and "Traceback" not in said.err
     at_once = "hospital: hospital.duckdb is in use by process 4711 since 12:34:56: waiting for it\n"

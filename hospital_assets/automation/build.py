@@ -45,7 +45,8 @@ from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, open_warehouse
+from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, WarehouseLockedError, open_warehouse
+from hospital_assets.warehouse.loads import read_ledger_copy
 
 #: The name under which seconds of checks are counted, in addition to the layers.
 CHECKS = "checks"
@@ -79,8 +80,9 @@ class CheckOutcome:
 class BuildReport:
     """What a build did.
 
-    `outside` counts, by subject, the records left out because their day is no service day; `not_loaded`, by state, the
-    landed files that nothing was loaded of, whatever was selected and checked.
+    `outside` counts, by subject, the records left out because their day is no service day, and `uncounted` is why
+    they could not be counted; `not_loaded`, by state, the landed files that nothing was loaded of, whatever was
+    selected and checked.
     """
 
     first: date
@@ -92,6 +94,7 @@ class BuildReport:
     quarantined: list[str] = field(default_factory=list)
     suspects: list[str] = field(default_factory=list)
     outside: dict[str, int] = field(default_factory=dict)
+    uncounted: str = ""
     not_loaded: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -149,7 +152,11 @@ def build(
         runs.run("full_refresh", days, selection)
         if select is None:
             runs.refresh_stale()
-    runs.report.outside = _outside_period(settings, days)
+    try:
+        runs.report.outside = _outside_period(settings, days)
+    except WarehouseLockedError as error:
+        # All is built; whoever has the warehouse now may have it for long.
+        runs.report.uncounted = str(error)
     runs.report.not_loaded = _not_loaded(settings)
     return runs.report
 
@@ -179,7 +186,7 @@ def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
     """Subject -> how many stored records of some days are left out because their day is no service day."""
     subjects = [subject for subject, rules in RULES.items() if OUTSIDE_PERIOD in rules]
     found = {}
-    with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
+    with open_warehouse(settings.warehouse_file) as warehouse:
         for subject in subjects:
             contract = CONTRACTS[f"quarantine_{subject}"]
             if warehouse.exists(contract):
@@ -191,11 +198,7 @@ def _outside_period(settings: Settings, days: Span) -> dict[str, int]:
 
 def _not_loaded(settings: Settings) -> dict[str, int]:
     """State -> how many landed files nothing is loaded of until somebody does something."""
-    contract = CONTRACTS["raw_landed_files"]
-    with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
-        if not warehouse.exists(contract):
-            return {}
-        states = warehouse.read(contract).select("state").collect("polars").to_native()["state"]
+    states = read_ledger_copy(settings.warehouse_file)["state"]
     return {state: count for state in NOT_LOADED if (count := int((states == state).sum()))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,17 +42,20 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
         "disk": lambda: _disk(settings),
         "permissions": lambda: _permissions(settings),
     }
-    is_whole = True
+    unread = []
     for name, part in parts.items():
         try:
             lines = part()
         # Who looks because something is wrong wants to see the rest.
         except Exception as error:
-            is_whole, lines = False, [f"cannot be read: {_why(error)}"]
+            lines = [f"cannot be read: {_why(error)}"]
+            unread.append(name)
         for place, line in enumerate(lines):
             shown.add_row("" if place else f"[bold]{name}[/bold]", escape(line))
     terminal(highlight=False).print(shown)
-    return 0 if is_whole else 1
+    if unread:
+        print(f"hospital: not everything could be read: {', '.join(unread)}", file=sys.stderr)
+    return 1 if unread else 0
 
 
 def _why(error: Exception) -> str:

@@ -141,6 +141,10 @@ def _print_report(report: BuildReport, definitions: dg.Definitions, settings: Se
             highlight=False,
             soft_wrap=True,
         )
+    if report.uncounted:
+        console.print(
+            f"left out  not counted: {report.uncounted}", style="yellow", markup=False, highlight=False, soft_wrap=True
+        )
     for state, count in report.not_loaded.items():
         console.print(
             f"not loaded  {count:,} landed files: {state.replace('_', ' ')}. `hospital status` names them",

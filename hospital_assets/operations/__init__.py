@@ -17,5 +17,4 @@ WAREHOUSE_COMMANDS = (
     "score",
     "report",
     "explain",
-    "import",
 )
