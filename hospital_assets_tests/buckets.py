@@ -7,8 +7,7 @@ import hashlib
 import hmac
 import json
 import shutil
-import subprocess
-import threading
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from hospital_assets_tests.test_listeners import free_port
+from hospital_assets_tests.processes import QUIET, free_port, started, until
 
 #: Emulated account, and its key.
 _ACCOUNT, _KEY = "hospital", base64.b64encode(b"planted-azure-key")
@@ -34,9 +33,8 @@ def azure_server(monkeypatch: pytest.MonkeyPatch, container: str, folder: Path) 
     monkeypatch.setenv("AZURITE_ACCOUNTS", f"{_ACCOUNT}:{_KEY.decode()}")
     offline = ["--disableTelemetry", "--skipApiVersionCheck", "--inMemoryPersistence", "--silent"]
     command = [program, "--blobPort", str(port), *offline]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until_it_answers(process, endpoint)
+    with started(command, signal.SIGTERM, cwd=folder, **QUIET) as process:
+        until(lambda: _answers(endpoint), process)
         headers = {"x-ms-date": f"{datetime.now(UTC):%a, %d %b %Y %H:%M:%S GMT}", "x-ms-version": "2021-08-06"}
         headers_as_signed = "".join(f"{name}:{value}\n" for name, value in headers.items())
         signed = "PUT" + "\n" * 12 + f"{headers_as_signed}/{_ACCOUNT}/{_ACCOUNT}/{container}\nrestype:container"
@@ -52,9 +50,6 @@ def azure_server(monkeypatch: pytest.MonkeyPatch, container: str, folder: Path) 
         }.items():
             monkeypatch.setenv(name, value)
         yield
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager
@@ -67,9 +62,8 @@ def google_server(monkeypatch: pytest.MonkeyPatch, bucket: str, folder: Path) ->
     endpoint = f"http://127.0.0.1:{port}"
     where = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}"]
     command = [str(wrapper._get_binary_path()), "-backend", "memory", *where]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _until_it_answers(process, f"{endpoint}/storage/v1/b")
+    with started(command, signal.SIGTERM, **QUIET) as process:
+        until(lambda: _answers(f"{endpoint}/storage/v1/b"), process)
         requests.post(f"{endpoint}/storage/v1/b", json={"name": bucket}, timeout=30).raise_for_status()
         key = folder / "key.json"
         account = {"gcs_base_url": endpoint, "disable_oauth": True, "client_email": "planted-mail"}
@@ -78,17 +72,11 @@ def google_server(monkeypatch: pytest.MonkeyPatch, bucket: str, folder: Path) ->
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(key))
         monkeypatch.setenv("GOOGLE_ALLOW_HTTP", "true")
         yield endpoint
-    finally:
-        process.terminate()
-        process.wait()
 
 
-def _until_it_answers(process: subprocess.Popen[bytes], url: str) -> None:
-    for _ in range(600):
-        assert process.poll() is None, "it ended"
-        try:
-            requests.get(url, timeout=5)
-            return
-        except requests.ConnectionError:
-            threading.Event().wait(0.1)
-    raise AssertionError("it does not answer")
+def _answers(url: str) -> bool:
+    try:
+        requests.get(url, timeout=5)
+    except requests.ConnectionError:
+        return False
+    return True

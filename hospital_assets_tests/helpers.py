@@ -28,7 +28,7 @@ from hospital_assets.checks.table_checks import check_table
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing.profile import parse_profile
-from hospital_assets.landing.registry import Profiles
+from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.publishing import publications
 from hospital_assets.publishing.audience import Audience
@@ -82,19 +82,18 @@ def zone_of(tmp_path: Path, warehouse: Warehouse, profile: str, **files: bytes) 
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name.replace("_", ".")).write_bytes(data)
-    return zone_in(tmp_path, warehouse, Profiles({"mine": parse_profile(profile, "mine.toml")}))
+    return zone_in(tmp_path, warehouse.connection, Profiles({"mine": parse_profile(profile, "mine.toml")}))
 
 
-def zone_in(tmp_path: Path, warehouse: Warehouse, profiles: Profiles) -> LandingZone:
-    """The landing zone of a folder, for 2026."""
-    return LandingZone(
-        landing=tmp_path / "landing",
-        spool=tmp_path / "spool",
-        first=date(2026, 1, 1),
-        last=date(2026, 12, 31),
-        connection=warehouse.connection,
-        profiles=profiles,
-    )
+def zone_in(
+    folder: Path,
+    connection: duckdb.DuckDBPyConnection,
+    profiles: Profiles | None = None,
+    days: tuple[date, date] = (date(2026, 1, 1), date(2026, 12, 31)),
+) -> LandingZone:
+    """The landing zone of a folder, of the shipped profiles where no others are given."""
+    profiles = profiles or load_profiles(None)
+    return LandingZone(folder / "landing", folder / "spool", *days, connection, profiles)
 
 
 def copy_of(settings: Settings, target: Path) -> Settings:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from hospital_assets_tests.processes import started, until
 
 DRIVER = Path("/usr/lib/x86_64-linux-gnu/odbc/libmaodbc.so")
 
@@ -31,17 +33,8 @@ def mariadb_server() -> Iterator[str]:
         rights = ["--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run([install, "--no-defaults", f"--datadir={data}", *who, *rights], check=True, capture_output=True)
         with (folder / "log").open("w") as log:
-            process = subprocess.Popen(
-                [server, "--no-defaults", f"--datadir={data}", f"--socket={socket}", "--skip-networking", *who],
-                stdout=log,
-                stderr=log,
-            )
-            try:
+            command = [server, "--no-defaults", f"--datadir={data}", f"--socket={socket}", "--skip-networking", *who]
+            with started(command, signal.SIGTERM, stdout=log, stderr=log) as process:
                 asked = [client, "--no-defaults", "-S", socket, "-u", "root", "-e", "create database hospital"]
-                while subprocess.run(asked, capture_output=True).returncode:
-                    assert process.poll() is None, (folder / "log").read_text()
-                    threading.Event().wait(0.05)
+                until(lambda: subprocess.run(asked, capture_output=True).returncode == 0, process, folder / "log")
                 yield f"Driver={DRIVER};Socket={socket};Database=hospital;UID=root"
-            finally:
-                process.terminate()
-                process.wait()

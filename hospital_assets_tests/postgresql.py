@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from hospital_assets_tests.processes import started, until
 
 
 @dataclass
@@ -48,19 +50,9 @@ def postgresql_server() -> Iterator[Server]:
         run = {"check": True, "capture_output": True, "cwd": folder, **who}
         data = folder / "data"
         subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "postgres", "-N"], **run)  # type: ignore[call-overload]
-        process = subprocess.Popen(
-            [postgres, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "log").open("w"),
-            **who,
-        )
-        try:
+        command = [postgres, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        outputs = {"stdout": subprocess.DEVNULL, "stderr": (folder / "log").open("w")}
+        with started(command, signal.SIGTERM, cwd=folder, **outputs, **who) as process:
             ready = [psql, "-h", folder, "-U", "postgres", "-c", "create database hospital"]
-            while subprocess.run(ready, capture_output=True).returncode:
-                assert process.poll() is None, (folder / "log").read_text()
-                threading.Event().wait(0.05)
+            until(lambda: subprocess.run(ready, capture_output=True).returncode == 0, process, folder / "log")
             yield Server(folder)
-        finally:
-            process.terminate()
-            process.wait()

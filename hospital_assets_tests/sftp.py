@@ -5,8 +5,8 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY
+from hospital_assets_tests.processes import free_port, started, until
 
 SSHD = shutil.which("sshd") or ("/usr/sbin/sshd" if Path("/usr/sbin/sshd").exists() else None)
 
@@ -35,9 +36,7 @@ def sftp_server(folder: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
     for name, key in keys.items():
         key.write_private_key_file(str(folder / name))
     (folder / "authorized").write_text(f"{keys['user'].get_name()} {keys['user'].get_base64()}\n")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     lines = [
         f"HostKey {folder / 'host'}",
         "ListenAddress 127.0.0.1",
@@ -55,17 +54,11 @@ def sftp_server(folder: Path) -> Iterator[tuple[str, Path, dict[str, str]]]:
     (folder / "known").write_text(f"[127.0.0.1]:{port} {keys['host'].get_name()} {keys['host'].get_base64()}\n")
     given = folder / "in"
     given.mkdir()
-    process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.readline()
-    assert "listening" in said, said
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    try:
+    command, log = [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], folder / "log"
+    with log.open("w") as said, started(command, signal.SIGTERM, stderr=said) as process:
+        until(lambda: "listening" in log.read_text(), process, log)
         environment = {SFTP_HOSTS: str(folder / "known"), SFTP_KEY: str(folder / "user")}
         yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}{given}", given, environment
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @contextmanager

@@ -11,14 +11,13 @@ import signal
 import stat
 import struct
 import subprocess
-import sys
 import tarfile
 import time
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,12 @@ from hospital_assets.landing.archives import Contents, unpack
 from hospital_assets.landing.content import UnreadableError
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import Profiles
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits, Settings
 from hospital_assets.sources.memory import Pulled, memory_file, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.warehouse.database import scratch_connection
+from hospital_assets_tests.helpers import zone_in
+from hospital_assets_tests.processes import hospital, started
 from hospital_assets_tests.test_pull import NOW, Shelf
 
 PROFILE = """
@@ -317,15 +317,7 @@ def landed(settings: Settings) -> dict[str, bytes]:
 
 def states(settings: Settings) -> dict[str, tuple[str, str]]:
     with closing(scratch_connection()) as connection:
-        zone = LandingZone(
-            settings.landing,
-            settings.data_dir / "spool",
-            date(2026, 1, 1),
-            date(2026, 12, 31),
-            connection,
-            Profiles({"there": profile_at()}),
-        )
-        ledger = zone.discover()
+        ledger = zone_in(settings.data_dir, connection, Profiles({"there": profile_at()})).discover()
         return {n: (state, why or "") for n, state, why in ledger.select("source_file", "state", "problem").iter_rows()}
 
 
@@ -483,31 +475,29 @@ def test_who_is_killed_leaves_nothing_half_and_the_next_one_ends_it(tmp_path: Pa
     there = tmp_path / "there"
     there.mkdir()
     first, second = versions(rng, 200)
-    command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir"]
     killed = {"first": 0, "second": 0}
     for turn in range(3):
         settings = Settings(tmp_path / f"data{turn}")
         settings.profiles_folder.mkdir(parents=True)
         text = PROFILE.format(address=f"file://{there}", files='"*.csv"')
         (settings.profiles_folder / "there.toml").write_text(text)
-        pulling = [*command, str(settings.data_dir), "pull"]
+        pulling = hospital(settings.data_dir, "pull")
         folder = settings.landing / "there" / "march.tgz"
 
         def kill_one(
             pulling: list[str] = pulling, settings: Settings = settings, longest: float = (3.0, 0.5, 0.05)[turn]
         ) -> bool:
-            process = subprocess.Popen(pulling, stdout=subprocess.DEVNULL)
             room = settings.landing / "there"
             deadline = time.monotonic() + 60
-            # Once it has made its room, it is at work: downloads, unpacks, lands.
-            while process.poll() is None and time.monotonic() < deadline:
-                if room.is_dir() and any(is_unfinished(entry.name) for entry in room.iterdir()):
-                    break
-                time.sleep(0.005)
-            # At any time of its work, and once surely before its end, however fast the machine is.
-            time.sleep(longest * rng.random())
-            process.kill()
-            return process.wait() == -signal.SIGKILL
+            with started(pulling, stdout=subprocess.DEVNULL) as process:
+                # Once it has made its room, it is at work: downloads, unpacks, lands.
+                while process.poll() is None and time.monotonic() < deadline:
+                    if room.is_dir() and any(is_unfinished(entry.name) for entry in room.iterdir()):
+                        break
+                    time.sleep(0.005)
+                # At any time of its work, and once surely before its end, however fast the machine is.
+                time.sleep(longest * rng.random())
+            return process.returncode == -signal.SIGKILL
 
         def now(folder: Path = folder) -> dict[str, bytes]:
             return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

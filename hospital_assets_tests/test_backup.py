@@ -63,6 +63,7 @@ from hospital_assets.settings import (
 )
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, tables
+from hospital_assets_tests.processes import QUIET, hospital, started
 
 NOW = datetime(2026, 3, 14, 2, 0, tzinfo=UTC)
 #: What no file may hold where it is encrypted, or was not restored whole.
@@ -654,19 +655,9 @@ for number in range(10**9):
 """
 
 
-@contextlib.contextmanager
-def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own; ended when the block has."""
-    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
-
-
 @pytest.mark.slow
 def test_it_is_consistent_while_others_write(home: Settings, folder: Path) -> None:
-    with process("-c", WRITER, str(home.data_dir)) as writer:
+    with started([sys.executable, "-c", WRITER, str(home.data_dir)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None and writer.stdout.readline()
         done = [made(home, hours) for hours in range(4)]
         assert writer.poll() is None
@@ -700,13 +691,11 @@ def test_what_was_killed_in_the_middle_leaves_earlier_ones_whole(home: Settings,
     for number in range(300):
         replace_bytes(home.landing / "native" / "many" / f"{number}.bin", rng.randbytes(100_000))
     known = {path.name for path in (folder / "objects").rglob("*.zst")}
-    command = ["-m", "hospital_assets.cli", "--data-dir", str(home.data_dir), "backup", "create"]
-    with process(*command) as creating:
+    with started(hospital(home.data_dir, "backup", "create"), **QUIET) as creating:
         # In the middle: some of the new objects are there, others are not.
         while creating.poll() is None and len({path.name for path in (folder / "objects").rglob("*.zst")} - known) < 20:
             time.sleep(0.001)
-        os.kill(creating.pid, signal.SIGKILL)
-    assert creating.wait() == -signal.SIGKILL
+    assert creating.returncode == -signal.SIGKILL
     assert [backup.name for backup in backups(folder)] == [first.backup.name]
     left = {path.name for path in (folder / "objects").rglob("*.zst")} - known
     assert 20 <= len(left) < 300 and module.staging_folder(home).exists()
@@ -726,7 +715,7 @@ def test_what_a_killed_writer_had_committed_is_in_it(home: Settings, folder: Pat
     write = (
         "import duckdb,os,sys; c=duckdb.connect(sys.argv[1]); c.execute('insert into facts.a select 7'); os._exit(0)"
     )
-    with process("-c", write, str(home.warehouse_file)) as writer:
+    with started([sys.executable, "-c", write, str(home.warehouse_file)]) as writer:
         writer.wait()
     assert home.warehouse_file.with_name("hospital.duckdb.wal").stat().st_size
     done = made(home)
@@ -1025,7 +1014,7 @@ def test_the_drill(built: tuple[Settings, BuildReport], tmp_path: Path, folder: 
     assert refresh(definitions, settings, zone(definitions)) is None
     before = dict(tables(settings))
     reader = "import sys,time,duckdb; c=duckdb.connect(sys.argv[1],read_only=True); print(1,flush=True); time.sleep(3)"
-    with process("-c", reader, str(settings.warehouse_file)) as reading:
+    with started([sys.executable, "-c", reader, str(settings.warehouse_file)], stdout=subprocess.PIPE) as reading:
         assert reading.stdout is not None and reading.stdout.readline()
         # Waits for the reader, who holds the file.
         done = create_backup(settings, folder, NOW, keep=3)

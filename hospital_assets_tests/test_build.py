@@ -12,7 +12,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +41,7 @@ from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
 from hospital_assets_tests.helpers import checked, copy_of, query, run, tables
+from hospital_assets_tests.processes import QUIET, hospital, started
 from hospital_assets_tests.test_landing_faults import FOLDERS, UNOPENED
 
 
@@ -249,15 +249,11 @@ def test_a_killed_build_leaves_what_a_later_build_completes(
 ) -> None:
     settings, _ = built
     other = copy_of(settings, tmp_path)
-    command = [sys.executable, "-m", "hospital_assets.cli", "build"]
-    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)}
+    command = hospital(other.data_dir, "build")
     for seconds in (3, 5, 8, 12):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with started(command, **QUIET) as process, contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-        process.kill()
-        process.wait()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True)
     assert dict(tables(other)) == dict(tables(settings))
 
 
@@ -372,12 +368,7 @@ def test_an_open_ended_directory_goes_up_to_now(tmp_path: Path) -> None:
     settings = Settings(tmp_path, first_service_date=now["H2"].date() - timedelta(days=2))
     write_settings(settings)
     # Partitions are those of the process's data directory.
-    built = subprocess.run(
-        [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(tmp_path), "build"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    built = subprocess.run(hospital(tmp_path, "build"), capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stdout + built.stderr
     found = query(settings, "select hospital_id, service_date from cleaned.cleaned_er_visits")
     assert dict(found.rows()) == {hospital: at.date() for hospital, at in now.items()}
@@ -448,16 +439,11 @@ def test_nothing_landed_is_said_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_mimic_iv_ed_through_the_same_graph(mimic: Path, tmp_path: Path) -> None:
-    def hospital(*arguments: str) -> None:
-        # A process of its own: partitions follow the data directory, once, at import.
-        command = [sys.executable, "-m", "hospital_assets.cli", *arguments]
-        environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-
-    hospital("import", "mimic-iv-ed", str(mimic))
+    # Processes of their own: partitions follow the data directory, once, at import.
+    subprocess.run(hospital(tmp_path, "import", "mimic-iv-ed", str(mimic)), check=True, capture_output=True)
     settings = load_settings(tmp_path)
     assert settings.partitions == "yearly"
-    hospital("build")
+    subprocess.run(hospital(tmp_path, "build"), check=True, capture_output=True)
     landed = query(settings, "select source_file, count(*) from raw.raw_vitals group by 1")
     assert dict(landed.iter_rows()) == {
         "mimic-iv-ed/vitalsign.csv.gz": 1038,
@@ -644,8 +630,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
         temporary.write_bytes((settings.landing / name).read_bytes()[:cut])
         temporary.replace(target)
 
-    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
+    command = hospital(tmp_path, "refresh")
     for name in reference:
         land(name)
     batches = [rest[n::3] for n in range(3)]
@@ -655,7 +640,7 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
         for name in batch:
             land(name, cut=(settings.landing / name).stat().st_size // 2 if name in torn else None)
         for lines in (rng.randrange(8), rng.randrange(8), None):
-            kills += refresh_killed(command, environment, lines)
+            kills += refresh_killed(command, os.environ, lines)
         for name in torn:
             land(name)  # the same name again, whole
         for name in rng.sample(batch, 3):
@@ -663,8 +648,8 @@ def test_files_in_any_order_with_kills_give_the_same_warehouse(
                 # Of equal files that are new together, the first by name is loaded.
                 land(name, under=f"{name.name}.copy_{number}")
     assert kills == 2 * len(batches)
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "no files wait" in done.stdout
     assert dict(tables(other)) == dict(tables(settings))
     ledger = query(other, "select source_file, subject, state from raw.raw_landed_files")
@@ -726,13 +711,8 @@ def test_ten_thousand_small_files_with_fifty_kills(
 
     rest = [name for name in pieces if name.parts[1] not in reference]
     rng.shuffle(rest)
-    command = [sys.executable, "-m", "hospital_assets.cli", "refresh"]
-    environment = {
-        **os.environ,
-        "HOSPITAL_DATA_DIR": str(other.data_dir),
-        "HOSPITAL_PSEUDONYM_KEY": "ab" * 32,
-        "PYTHONUNBUFFERED": "1",
-    }
+    command = hospital(other.data_dir, "refresh")
+    environment = {**os.environ, "HOSPITAL_PSEUDONYM_KEY": "ab" * 32, "PYTHONUNBUFFERED": "1"}
 
     def made(where: Settings) -> dict[str, str]:
         """Its tables, but for the audit: what was done is not the same."""

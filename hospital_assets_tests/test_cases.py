@@ -17,12 +17,12 @@ from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.emergency_visits import ended, measured
 from hospital_assets.assets.facts.patient_flow import ended_by_register, folded
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.listeners.mllp import Frames, Header, rejection
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import Frame, hash_keys
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.engines import ENGINES, Engine
+from hospital_assets_tests.helpers import zone_in
 
 HOSPITALS = "hospital_id,hospital_name,city,state,time_zone\n"
 FACILITIES = HOSPITALS + "GENERAL,General,Chicago,IL,America/Chicago\nNORTH,North,Chicago,IL,America/Chicago\n"
@@ -47,7 +47,7 @@ class Case:
             path.write_bytes(content)
         self.on, self.profiles = on, load_profiles(None)
         days = date(1900, 1, 1), date(2999, 12, 31)
-        self.zone = LandingZone(folder / "landing", folder / "spool", *days, connection, self.profiles)
+        self.zone = zone_in(folder, connection, self.profiles, days)
         self.ledger = self.zone.discover()
         self._validated: dict[str, pl.DataFrame] = {}
 

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 
 from hospital_assets.certificates import CertificateError, ServerTls
 from hospital_assets_tests.helpers import self_signed
+from hospital_assets_tests.processes import free_port, started, until
 
 
 class Live:
@@ -222,11 +222,6 @@ def test_renegotiation_is_refused(live: Live) -> None:
     assert "no renegotiation" in asked.stderr
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 #: A process with a certificate, as people run it; `{}` are the port and the two files.
 SERVERS = {
     "gateway and dashboard": [
@@ -245,30 +240,18 @@ def test_a_process_takes_it_when_it_is_hung_up_on(server: str, live: Live, tmp_p
     values = iter((port, live.certificate, live.key))
     words = [word.format(port, live.certificate, live.key) if "run(" in word else word for word in SERVERS[server]]
     words = [str(next(values)) if word == "{}" else word for word in words]
-    process = subprocess.Popen(
-        [sys.executable, *words], env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path / "data")}
-    )
-    try:
-        with first_connection(port, process) as before:
+    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path / "data")}
+    with started([sys.executable, *words], env=environment) as process:
+        with until(lambda: connected_if_it_listens(port), process) as before:
             assert before.getpeercert(True) == live.der
             live.renew()
             process.send_signal(signal.SIGHUP)
-            until = time.monotonic() + 20
-            while shown(port) != live.der:
-                assert time.monotonic() < until and process.poll() is None
-                time.sleep(0.05)
+            until(lambda: shown(port) == live.der, process)
         process.terminate()
         process.wait(20)
-    finally:
-        process.kill()
-        process.wait()
 
 
-def first_connection(port: int, process: subprocess.Popen[bytes]) -> ssl.SSLSocket:
-    """Waits until it listens."""
-    for _ in range(600):
-        assert process.poll() is None
-        with contextlib.suppress(ConnectionError):
-            return connected(port)
-        time.sleep(0.05)
-    raise AssertionError("it does not listen")
+def connected_if_it_listens(port: int) -> ssl.SSLSocket | None:
+    with contextlib.suppress(ConnectionError):
+        return connected(port)
+    return None

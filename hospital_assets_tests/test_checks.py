@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -40,6 +38,7 @@ from hospital_assets.simulator import simulate
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.helpers import copy_of, run
+from hospital_assets_tests.processes import hospital
 
 FIRST, LAST = date(2026, 3, 6), date(2026, 3, 9)
 
@@ -174,22 +173,8 @@ def test_check_builds_nothing_and_exits_by_severity(clean: tuple[Settings, Build
     junit, said = tmp_path / "junit.xml", tmp_path / "said.json"
 
     def check(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "hospital_assets.cli",
-                "check",
-                "--junit",
-                str(junit),
-                "--json",
-                str(said),
-                *options,
-            ],
-            env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-        )
+        command = hospital(tmp_path, "check", "--junit", str(junit), "--json", str(said), *options)
+        return subprocess.run(command, capture_output=True, text=True)
 
     with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
         warehouse.connection.execute("update facts.fact_emergency_visits set los_minutes = 1e6 where rowid = 0")

@@ -30,9 +30,9 @@ from hospital_assets.settings import BackupSettings, EngineSettings, MirrorSetti
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.reach import Reached, apart, reach
 from hospital_assets_tests.postgresql import postgresql_server
+from hospital_assets_tests.processes import free_port, hospital, until
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import sftp_server
-from hospital_assets_tests.test_readme import free_port
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 PLANTED = "planted-secret"
@@ -196,19 +196,15 @@ def test_dev_needs_two_ports(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_what_dev_has_started_ends_with_it_even_when_it_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(tmp_path / "d"), "dev"]
-    ports = ["--port", str(free_port()), "--dashboard-port", "0"]
+    command = hospital(tmp_path / "d", "dev", "--port", str(free_port()), "--dashboard-port", "0")
     environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")}
-    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True, env=environment) as dev:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as dev:
         assert dev.stdout is not None
         assert any("ready:" in line for line in iter(dev.stdout.readline, ""))
         listed = Path(f"/proc/{dev.pid}/task/{dev.pid}/children").read_text().split()
         dev.kill()
     assert len(listed) == 3
-    ends = time.monotonic() + 30
-    while left := [child for child in listed if Path(f"/proc/{child}").exists()]:
-        assert time.monotonic() < ends, left
-        time.sleep(0.2)
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in listed))
 
 
 def test_no_process_is_known_of_a_port_that_is_free() -> None:

@@ -21,6 +21,7 @@ from hospital_assets.landing.zone import LandingZone
 from hospital_assets.warehouse.database import Period, Warehouse, scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
+from hospital_assets_tests.helpers import zone_in
 
 SPEC = load_profiles(None)["native"].subjects["er_visits"]
 #: Those that native files have.
@@ -30,15 +31,12 @@ ALIASES = {c: SPEC.source_names(c)[1] for c in COLUMNS if len(SPEC.source_names(
 PERIOD = Period(date(2026, 1, 1), date(2027, 1, 1))
 
 
-def zone_in(folder: Path) -> LandingZone:
+def zone_at(folder: Path) -> LandingZone:
     native = folder / "landing" / "native"
     for name in ("hospitals", "er_visits"):
         (native / name).mkdir(parents=True)
     (native / "hospitals" / "hospitals.csv").write_text("hospital_id,hospital_name,time_zone\nH1,One,America/Chicago\n")
-    connection = scratch_connection()
-    return LandingZone(
-        folder / "landing", folder / "spool", PERIOD.first, date(2026, 12, 31), connection, load_profiles(None)
-    )
+    return zone_in(folder, scratch_connection())
 
 
 def land(zone: LandingZone, name: str, columns: dict[str, str], rows: int = 3) -> None:
@@ -69,7 +67,7 @@ def test_random_changes_are_read_by_name_and_named(data: st.DataObject) -> None:
     }
     order = data.draw(st.permutations(list(header)))
     with tempfile.TemporaryDirectory() as folder:
-        zone = zone_in(Path(folder))
+        zone = zone_at(Path(folder))
         land(zone, "usual_1.csv", {FIRST_NAMES[c]: c for c in COLUMNS})
         land(zone, "usual_2.csv", {FIRST_NAMES[c]: c for c in COLUMNS})
         land(zone, "odd.csv", {name: header[name] for name in order})
@@ -100,7 +98,7 @@ def test_random_changes_are_read_by_name_and_named(data: st.DataObject) -> None:
 
 
 def test_three_versions_of_a_feed_at_once(tmp_path: Path) -> None:
-    zone = zone_in(tmp_path)
+    zone = zone_at(tmp_path)
     usual = {FIRST_NAMES[c]: c for c in COLUMNS}
     land(zone, "v1.csv", usual)
     land(zone, "v2.csv", {("triage_acuity" if n == "triage_level" else n): c for n, c in usual.items()})
@@ -119,7 +117,7 @@ def test_three_versions_of_a_feed_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gone", SPEC.required)
 def test_a_required_column_blocks_its_file_only(tmp_path: Path, gone: str) -> None:
-    zone = zone_in(tmp_path)
+    zone = zone_at(tmp_path)
     usual = {FIRST_NAMES[c]: c for c in COLUMNS}
     land(zone, "good.csv", usual)
     land(zone, "bad.csv", {name: c for name, c in usual.items() if c != gone})
@@ -138,7 +136,7 @@ def test_a_column_that_holds_something_else_is_named(tmp_path: Path) -> None:
         target = zone.landing / "native" / "er_visits" / f"{name}.csv"
         target.write_text("\n".join([header, *lines]) + "\n")
 
-    zone = zone_in(tmp_path)
+    zone = zone_at(tmp_path)
     for day in range(3):
         file(f"usual_{day}", ["1", "2", "3", "4", "5"] * 4)
     file("dirty", ["3", "", "3"] * 6 + ["three", ""])  # dirt is no change of the feed
@@ -155,7 +153,7 @@ def test_a_column_that_holds_something_else_is_named(tmp_path: Path) -> None:
 
 
 def test_a_new_field_of_a_json_feed_is_named_and_kept(tmp_path: Path) -> None:
-    zone = zone_in(tmp_path)
+    zone = zone_at(tmp_path)
     folder = zone.landing / "native" / "vitals"
     folder.mkdir()
 

@@ -34,6 +34,7 @@ from hospital_assets.warehouse.dialect import (
 )
 from hospital_assets_tests.engines import ALL_ENGINES, spark_session
 from hospital_assets_tests.helpers import copy_of
+from hospital_assets_tests.processes import hospital
 from hospital_assets_tests.test_transforms import CLOCKS, collect
 
 #: What the ledger says depends on when files were looked at.
@@ -162,17 +163,9 @@ def test_a_cluster_gives_the_same_tables(tiny: Settings, on_duckdb: Settings, tm
     settings = copy_of(tiny, tmp_path / "c")
     try:
         with standalone_cluster() as master:
-            done = subprocess.run(
-                [sys.executable, "-m", "hospital_assets.cli", "build"],
-                env={
-                    **os.environ,
-                    "HOSPITAL_DATA_DIR": str(settings.data_dir),
-                    "HOSPITAL_ENGINE": "spark",
-                    "HOSPITAL_SPARK_MASTER": master,
-                },
-                capture_output=True,
-                text=True,
-            )
+            environment = {**os.environ, "HOSPITAL_ENGINE": "spark", "HOSPITAL_SPARK_MASTER": master}
+            command = hospital(settings.data_dir, "build")
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
     except sessions.SparkUnavailableError as missing:
         pytest.skip(str(missing))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

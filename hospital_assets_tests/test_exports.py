@@ -10,11 +10,10 @@ import random
 import re
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from hospital_assets.cli import main
 from hospital_assets.files import replace_text
 from hospital_assets.landing.profile import SUBJECTS, Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles, profile_text
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.recovery.erase import Person, strip_landing
 from hospital_assets.settings import FileLimits, Settings
 from hospital_assets.sources.exports import _Manifest
@@ -40,6 +38,8 @@ from hospital_assets.sources.upstream import source_assets
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.certificates import Authority, pem_of
 from hospital_assets_tests.fhir_server import CLIENT, KEY_ID, PLANTED, Fault, FhirFake, fhir_server, outcome
+from hospital_assets_tests.helpers import zone_in
+from hospital_assets_tests.processes import hospital
 
 jwt = pytest.importorskip("jwt", reason="PyJWT is not installed (extra fhir-bulk)")
 
@@ -576,14 +576,7 @@ def raw(settings: Settings) -> dict[str, pl.DataFrame]:
     """What the tables would read of all that has landed."""
     profiles = load_profiles(settings.profiles_folder)
     with open_warehouse(settings.warehouse_file) as warehouse:
-        zone = LandingZone(
-            settings.landing,
-            settings.warehouse_file.parent / "spool",
-            date(2026, 3, 1),
-            date(2026, 3, 31),
-            warehouse.connection,
-            profiles,
-        )
+        zone = zone_in(settings.data_dir, warehouse.connection, profiles)
         ledger = zone.discover()
         assert set(ledger["state"]) == {"ready"}
         found = {}
@@ -652,7 +645,7 @@ def test_killed_in_the_middle_again_and_again_each_file_lands_once(
     fake = FhirFake(files, polls=1, chunk_seconds=0.01, token_requests=7, **knows)
     with fhir_server(fake):
         (settings.profiles_folder / "ehr.toml").write_text(text_of(fake.url, more))
-        command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "pull"]
+        command = hospital(settings.data_dir, "pull")
         kills = cuts = 0
         for _ in range(60):
             if rng.random() < 0.3:

@@ -19,13 +19,12 @@ from hospital_assets.assets.cleaned.vitals import validate_vitals
 from hospital_assets.landing import json_records
 from hospital_assets.landing.fhir import json_lines, resource_type
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import simulate
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.fhir_rendering import Rendering, land_bundle, land_ndjson, prepare
-from hospital_assets_tests.helpers import query, run
+from hospital_assets_tests.helpers import query, run, zone_in
 from hospital_assets_tests.test_hl7_profile import collected
 
 FIRST = date(2026, 3, 7)  # the day after has 23 hours
@@ -376,7 +375,7 @@ def landed(tmp_path_factory: pytest.TempPathFactory) -> Read:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     with contextlib.closing(scratch_connection()) as connection:
-        zone = LandingZone(folder / "landing", folder / "spool", DAY, DAY, connection, load_profiles(None))
+        zone = zone_in(folder, connection, days=(DAY, DAY))
         ledger = zone.discover()
         subjects = ("er_visits", "vitals", "adt_events", "diagnoses", "hospitals", "other_records")
         found = {name: zone.read(name, ledger).collect("polars").to_native() for name in subjects}
@@ -396,7 +395,7 @@ def test_gathering_some_sets_at_a_time_gives_the_same(
     in_passes = json_records._gathered_in_passes
     monkeypatch.setattr(json_records, "_gathered_in_passes", lambda *a: passes.append(a[2]) or in_passes(*a))
     with contextlib.closing(scratch_connection()) as connection:
-        zone = LandingZone(tmp_path / "landing", tmp_path / "spool", DAY, DAY, connection, load_profiles(None))
+        zone = zone_in(tmp_path, connection, days=(DAY, DAY))
         vitals = zone.read("vitals", zone.discover()).collect("polars").to_native()
     order = ["source_file", "source_line", "source_part"]
     assert passes and max(passes) > 5

@@ -7,11 +7,8 @@ import contextlib
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,6 @@ from hospital_assets.access.audit import AuditLog
 from hospital_assets.access.fairness import TooManyWaitingError, Turns
 from hospital_assets.access.gateway import build_app
 from hospital_assets.access.sandbox import Answer, Limits, RefusedError, catalog_of, planned, run_query, validate
-from hospital_assets.access.serving import PARSING
 from hospital_assets.access.users import User, open_users
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.publishing.locked import locked_connection
@@ -33,6 +29,7 @@ from hospital_assets.publishing.policy import POLICY_FILE, shipped_policy
 from hospital_assets.publishing.withdrawn import protection
 from hospital_assets.settings import Settings
 from hospital_assets_tests.attacks import ATTACKS, EXHAUSTING
+from hospital_assets_tests.dashboards import running
 
 SECRET = "TOP-SECRET-4711"  # noqa: S105
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -325,21 +322,12 @@ class Client:
 
 @pytest.fixture(scope="module")
 def gateway(place: Place) -> Iterator[tuple[str, Place]]:
-    import uvicorn
-
     app = build_app(place.settings, limits=Limits(seconds=120, rows=1_000))
     users = app.state.gate.users
     for user in (User("ann", "analyst"), User("eve", "executive"), User("dora", "doctor", "H1")):
         users.add(user, PASSWORD, by="os:test")
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", **PARSING))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}", place
-    server.should_exit = True
-    thread.join()
+    with running(app) as url:
+        yield url, place
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
@@ -29,11 +27,11 @@ from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, of_their_patient
 from hospital_assets.contracts.cleaned import ADT_EVENTS
 from hospital_assets.landing.registry import load_profiles
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import Period, open_warehouse, scratch_connection
 from hospital_assets.warehouse.dialect import Frame, hash_keys, lazy
-from hospital_assets_tests.helpers import query
+from hospital_assets_tests.helpers import query, zone_in
+from hospital_assets_tests.processes import hospital
 from hospital_assets_tests.test_hl7v2 import samples  # noqa: F401
 
 FIRST, LAST = date(2015, 1, 1), date(2030, 12, 31)
@@ -81,7 +79,7 @@ def read(folder: Path, files: dict[str, bytes], facilities: str = "GENERAL", onl
         (landing / name).parent.mkdir(parents=True, exist_ok=True)
         (landing / name).write_bytes(content)
     with open_warehouse(folder / "warehouse" / "hospital.duckdb") as warehouse:
-        zone = LandingZone(folder / "landing", folder / "spool", FIRST, LAST, warehouse.connection, load_profiles(None))
+        zone = zone_in(folder, warehouse.connection, days=(FIRST, LAST))
         found = Read(zone.discover())
         hospitals = lazy(collected(validate_hospitals(zone.read("hospitals", found.ledger), zone.profiles)))
         validators = {
@@ -586,12 +584,7 @@ def test_the_recorded_run_through_the_whole_graph(samples: Path, tmp_path: Path)
     settings = Settings(tmp_path, date(2019, 1, 1), date(2020, 12, 31), partitions="yearly")
     write_settings(settings)
     # A process of its own: partitions follow the data directory, once, at import.
-    subprocess.run(
-        [sys.executable, "-m", "hospital_assets.cli", "build"],
-        env={**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)},
-        check=True,
-        capture_output=True,
-    )
+    subprocess.run(hospital(tmp_path, "build"), check=True, capture_output=True)
     assert query(settings, "select count(*) from facts.fact_vitals").item() == 61
     stays = "select count(*), count(distinct stay_id) from facts.fact_patient_flow"
     assert query(settings, stays).row(0) == (400, 400)

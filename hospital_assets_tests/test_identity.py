@@ -53,6 +53,7 @@ from hospital_assets.settings import (
     write_settings,
 )
 from hospital_assets_tests.dashboards import Served, running, serve
+from hospital_assets_tests.processes import free_port
 from hospital_assets_tests.providers import API, CLIENT, SECRET, Provider, new_key, provider_running
 from hospital_assets_tests.test_dashboard_browser import CHROMIUM, FLAGS
 
@@ -68,12 +69,6 @@ def listening() -> tuple[socket.socket, str]:
     """Where a dashboard will be: settings name its address before it is there."""
     listener = socket.create_server(("127.0.0.1", 0))
     return listener, f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 import os
 import sqlite3
-import time
 from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from hospital_assets.warehouse.database import Period, open_warehouse
 from hospital_assets.warehouse.dialect import Frame, checkpoint
 from hospital_assets.warehouse.io_manager import WarehouseIOManager, WarehouseResource
 from hospital_assets.warehouse.lineage import column_sources, lineage_of
+from hospital_assets_tests.processes import until
 
 DAYS = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-11")
 SHIFTS = CONTRACTS["fact_doctor_shifts"]
@@ -301,15 +301,11 @@ def test_an_event_waits_a_second_at_most_for_others_to_be_stored_with(tmp_path: 
                 return int(connection.execute("select count(*) from event_logs").fetchone()[0])
             return 0
 
-        deadline = time.monotonic() + 60
-        while not stored() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(stored)
         assert stored() == 1
         # And the next one, too.
         instance.report_engine_event("and on", run)
-        while stored() < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert stored() == 2
+        until(lambda: stored() == 2)
 
 
 def test_events_that_cannot_be_stored_are_not_lost_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

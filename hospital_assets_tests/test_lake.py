@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from datetime import date
@@ -22,6 +19,7 @@ from hospital_assets.warehouse.database import PartitionMismatchError, Period, S
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.engines import spark_session
+from hospital_assets_tests.processes import QUIET, started, until
 from hospital_assets_tests.test_delta import odd_rows_of, same_bits
 
 pytestmark = pytest.mark.nightly
@@ -144,23 +142,11 @@ def test_a_killed_writer_leaves_a_whole_version(lake: Lake) -> None:
     lake.replace(spark_session(), FLOW, on_spark(flow(1, 2, 3)), WHOLE)
     log = Path(lake.root, "kpis", FLOW.name, "_delta_log")
     first = len(list(log.glob("*.json")))
-    writer = subprocess.Popen(
-        [sys.executable, "-c", KILLED, lake.root],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 600
-        while len(list(log.glob("*.json"))) == first:
-            assert time.monotonic() < deadline and writer.poll() is None
-            time.sleep(0.05)
+    command = [sys.executable, "-c", KILLED, lake.root]
+    with started(command, cwd=Path(__file__).parents[1], start_new_session=True, **QUIET) as writer:
+        until(lambda: len(list(log.glob("*.json"))) > first, writer)
         # From here on one write follows the other; whenever it dies, one whole version stands.
         time.sleep(0.137)
-    finally:
-        os.killpg(writer.pid, signal.SIGKILL)
-        writer.wait()
     rows = stored(lake)
     assert rows["service_date"].to_list() == [date(2026, 1, day) for day in (1, 2, 3)]
     number = next(c.name for c in FLOW.columns if c.dtype == pl.Int64)

@@ -23,7 +23,6 @@ from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.refresh import MOST_IN_A_ROW, MOST_TRIES, Outcome, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
-from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.service_day import days_ahead
 from hospital_assets.landing.waiting import Waiting, is_due, spans
 from hospital_assets.landing.zone import LandingZone, look_again
@@ -66,7 +65,7 @@ def zone(tmp_path: Path, warehouse: Warehouse) -> LandingZone:
     for folder in ("vitals", "hospitals", "er_visits", "diagnoses"):
         (native / folder).mkdir(parents=True)
     (native / "hospitals" / "hospitals.csv").write_text(HOSPITALS)
-    return zone_in(tmp_path, warehouse, load_profiles(None))
+    return zone_in(tmp_path, warehouse.connection)
 
 
 def vitals_file(zone: LandingZone, content: bytes, name: str = "file.json") -> Path:

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.content import UnreadableError, sha256
 from hospital_assets.landing.csv_records import parse_csv
-from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.worker import Worker
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
+from hospital_assets_tests.helpers import zone_in
 
 LIMITS = FileLimits(megabytes=70, seconds=60)
 HOSPITALS = "hospital_id,hospital_name,city,state,time_zone,trauma_level\nH1,One,Chicago,IL,America/Chicago,1\n"
@@ -283,15 +283,7 @@ FEW: Mapping[str, AbstractSet[str]] = {
 def zone_of(folder: Path, connection: duckdb.DuckDBPyConnection) -> LandingZone:
     (folder / "landing" / "native" / "hospitals").mkdir(parents=True)
     (folder / "landing" / "native" / "hospitals" / "hospitals.csv").write_text(HOSPITALS)
-    return LandingZone(
-        folder / "landing",
-        folder / "spool",
-        date(2026, 1, 1),
-        date(2026, 12, 31),
-        connection,
-        load_profiles(None),
-        limits=LIMITS,
-    )
+    return replace(zone_in(folder, connection), limits=LIMITS)
 
 
 @pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.nightly)])

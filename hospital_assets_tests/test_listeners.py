@@ -41,6 +41,7 @@ from hospital_assets.landing.streams import (
     open_stream,
     ranges,
 )
+from hospital_assets_tests.processes import QUIET, free_port, started, until
 
 HOSPITAL = str(Path(sys.executable).with_name("hospital"))
 GARBAGE = [b"\xff\xfe\x00not text", b"", b'{"torn": ', b"two\nlines", b"\0\0\0", b"[1, 2]"]
@@ -299,30 +300,18 @@ def mock_kafka() -> Iterator[Kafka]:
     yield Kafka(f"127.0.0.1:{broker.port}", producer, "vitals")
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @contextlib.contextmanager
 def server(command: list[str], port: int) -> Iterator[None]:
     """A server process that answers at a port; ended with the block."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                assert time.monotonic() < deadline, "the server did not come up"
-                time.sleep(0.02)
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+
+    with started(command, **QUIET) as process:
+        until(answers, process)
         yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextlib.contextmanager
@@ -496,10 +485,7 @@ def test_a_listener_outlives_its_killed_server(tmp_path: Path) -> None:
             jetstream.produce(0, sent[30:])
             listener.until_it_lands()
             folder = tmp_path / "landing" / "native" / "vitals"
-            deadline = time.monotonic() + 120
-            while lines_of(folder) != sent and time.monotonic() < deadline:
-                time.sleep(0.1)
-            assert lines_of(folder) == sent
+            until(lambda: lines_of(folder) == sent)
             listener.process.send_signal(signal.SIGTERM)
             listener.said()
     finally:

@@ -20,7 +20,7 @@ from hospital_assets.automation.processes import command_of
 from hospital_assets.cli import main
 from hospital_assets.logs import LOG_FORMAT, JsonFormatter, LogFormatError, is_json, start_logging, teller
 from hospital_assets.settings import Settings, write_settings
-from hospital_assets_tests.test_readme import free_port
+from hospital_assets_tests.processes import free_port, hospital
 
 SECRET = "Doe, Jane 4711"  # noqa: S105
 
@@ -150,16 +150,7 @@ def test_a_web_application_says_where_it_is_as_json(command: str, tmp_path: Path
     settings = Settings(tmp_path / "data")
     write_settings(settings)
     port = str(free_port())
-    arguments = [
-        sys.executable,
-        "-m",
-        "hospital_assets.cli",
-        "--data-dir",
-        str(settings.data_dir),
-        command,
-        "--port",
-        port,
-    ]
+    arguments = hospital(settings.data_dir, command, "--port", port)
     environment = {**os.environ, LOG_FORMAT: "json", "XDG_CONFIG_HOME": str(tmp_path / "keys")}
     with subprocess.Popen(
         arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -6,14 +6,13 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 import requests
-import uvicorn
 import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -31,7 +29,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hospital_assets.access import monitoring as access
 from hospital_assets.access.gateway import app_at
 from hospital_assets.access.monitoring import TOKEN_FILE, Metrics, metrics_at
-from hospital_assets.access.serving import PARSING, Address, ServingError
+from hospital_assets.access.serving import Address, ServingError
 from hospital_assets.access.users import users_file
 from hospital_assets.alerts.outbox import Outbox, Signal, outbox_file
 from hospital_assets.alerts.settings import NotifierSettings
@@ -51,8 +49,9 @@ from hospital_assets.reports.quality import as_json, gather
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.loads import ledger_copy
-from hospital_assets_tests.dashboards import published, serve
+from hospital_assets_tests.dashboards import published, running, serve
 from hospital_assets_tests.helpers import query, warehouse_copy
+from hospital_assets_tests.processes import until
 
 DECLARED = {metric.name: metric for metric in METRICS}
 NOW = datetime(2026, 3, 13, 12, tzinfo=UTC)
@@ -308,19 +307,10 @@ def test_metrics_are_read_while_a_writer_has_the_warehouse(shown: Settings) -> N
         assert {k: v for k, v in held.items() if not k[0].startswith(tuple(changing))} == {
             k: v for k, v in free.items() if not k[0].startswith(tuple(changing))
         }
-        waiter = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _HOLDS.replace("create table held", "create table other"),
-                str(shown.warehouse_file),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 120
-        while not of(values(shown), "hospital_warehouse_waited_for")[()]:
-            assert time.monotonic() < deadline and waiter.poll() is None
+        other = _HOLDS.replace("create table held", "create table other")
+        command = [sys.executable, "-c", other, str(shown.warehouse_file)]
+        waiter = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        until(lambda: of(values(shown), "hospital_warehouse_waited_for")[()], waiter)
         writer.stdin.close()
     assert waiter.wait(timeout=120) == 0
     after = values(shown)
@@ -625,7 +615,7 @@ def test_the_gateway_says_so_too(shown: Settings, tmp_path: Path) -> None:
     settings = Settings(tmp_path)
     figures = Figures()
     app = app_at(settings, Address(), metrics_at(Address(), figures, {}))
-    with _serving(app) as address:
+    with running(app) as address:
         assert get(address, "/healthz").status_code == 200
         assert get(address, "/readyz").status_code == 503
         shutil.copytree(shown.data_dir / "published", tmp_path / "published")
@@ -639,21 +629,6 @@ def test_the_gateway_says_so_too(shown: Settings, tmp_path: Path) -> None:
         users_file(settings).unlink()
         assert get(address, "/readyz").status_code == 503
         assert get(address, "/healthz").status_code == 200
-
-
-@contextlib.contextmanager
-def _serving(app: object) -> Iterator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", **PARSING))  # type: ignore[arg-type]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 # Rules, dashboard, document ----------------------------------------------------------------------------

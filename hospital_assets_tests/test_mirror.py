@@ -36,6 +36,7 @@ from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import copy_of, run
+from hospital_assets_tests.processes import hospital
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.test_delta import FLOW, live, odd_rows_of, older, rows_of, same_bits, stored
 
@@ -299,9 +300,8 @@ def test_a_mirror_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     opened = Settings(tmp_path / "data", mirror=MirrorSettings("s3://lake/tables", 30))
     write_settings(opened)
 
-    def hospital(*words: str) -> str:
-        command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(opened.data_dir), *words]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120)
+    def run(*words: str) -> str:
+        done = subprocess.run(hospital(opened.data_dir, *words), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -317,13 +317,13 @@ def test_a_mirror_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert not opened.warehouse_file.with_name("mirroring").exists()
         scanned = pl.scan_delta(f"s3://lake/tables/kpis/{FLOW.name}").collect().sort("service_date")
         assert scanned["patients_count"].to_list() == [1, 7, 1]
-        assert "run 7" in hospital("history", "list", FLOW.name)
+        assert "run 7" in run("history", "list", FLOW.name)
         at = ["--as-of", between.isoformat()]
-        hospital("history", "as-of", FLOW.name, *at, "--out", str(tmp_path / "then.parquet"))
+        run("history", "as-of", FLOW.name, *at, "--out", str(tmp_path / "then.parquet"))
         assert pl.read_parquet(tmp_path / "then.parquet")["patients_count"].to_list() == [1, 1, 1]
-        assert "3 rows became the 3" in hospital("history", "restore", FLOW.name, *at)
+        assert "3 rows became the 3" in run("history", "restore", FLOW.name, *at)
         assert in_warehouse(opened, FLOW)["patients_count"].to_list() == [1, 1, 1]
-        assert "1 tables written" in hospital("mirror")
+        assert "1 tables written" in run("mirror")
     # The server is gone.
     with (
         open_warehouse(opened.warehouse_file) as warehouse,

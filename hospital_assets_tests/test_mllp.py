@@ -12,7 +12,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -39,6 +38,7 @@ from hospital_assets.listeners.mllp import (
     rejection,
 )
 from hospital_assets_tests.helpers import self_signed
+from hospital_assets_tests.processes import free_port, hospital
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -414,30 +414,13 @@ class Process:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "hospital_assets.cli",
-                "listen",
-                "hl7",
-                "--port",
-                str(self.port),
-                "--file-seconds",
-                "0.5",
-                "--max-message-bytes",
-                "20000",
-            ],
-            env={**os.environ, "HOSPITAL_DATA_DIR": str(self.data_dir)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = hospital(self.data_dir, "listen", "hl7", "--port", str(self.port))
+        command += ["--file-seconds", "0.5", "--max-message-bytes", "20000"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         assert "listening" in self.process.stdout.readline()
 

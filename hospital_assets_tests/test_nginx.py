@@ -7,9 +7,9 @@ import getpass
 import http.client
 import os
 import shutil
+import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.operations.nginx import nginx_configuration, write_configuration
 from hospital_assets.settings import Settings, SettingsError, write_settings
 from hospital_assets_tests.dashboards import running
-from hospital_assets_tests.test_readme import free_port, until
+from hospital_assets_tests.processes import QUIET, free_port, hospital, started, until
 
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -142,23 +142,11 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 @contextmanager
 def dagster_at(settings: Settings, port: int) -> Iterator[None]:
     """Dagster's webserver itself, without definitions, which no test here needs."""
-    command = [
-        sys.executable,
-        "-m",
-        "hospital_assets.cli",
-        "--data-dir",
-        str(settings.data_dir),
-        "dagster",
-        "webserver",
-    ]
-    command += ["--port", str(port), "--path-prefix", "/dagster"]
+    command = hospital(settings.data_dir, "dagster", "webserver", "--port", str(port), "--path-prefix", "/dagster")
     # What it says of the missing definitions helps nobody.
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            until(lambda: answers(f"http://127.0.0.1:{port}/dagster/server_info"))
-            yield
-        finally:
-            process.kill()
+    with started(command, **QUIET) as process:
+        until(lambda: answers(f"http://127.0.0.1:{port}/dagster/server_info"), process)
+        yield
 
 
 def answers(url: str) -> bool:
@@ -181,11 +169,8 @@ def nginx_with(configuration: Path, folder: Path) -> Iterator[None]:
     assert NGINX
     checked = subprocess.run([NGINX, "-t", "-c", str(whole)], capture_output=True, text=True)
     assert checked.returncode == 0 and "warn" not in checked.stderr.replace('"user" directive', ""), checked.stderr
-    with subprocess.Popen([NGINX, "-c", str(whole)]) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
+    with started([NGINX, "-c", str(whole)], signal.SIGTERM):
+        yield
 
 
 @pytest.mark.slow

@@ -9,15 +9,14 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -43,7 +42,7 @@ from hospital_assets.settings import (
     write_settings,
 )
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.test_readme import free_port, until
+from hospital_assets_tests.processes import free_port, hospital, started, until
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 OPTIONAL = tuple(service.name for service in SERVICES if service.is_optional)
@@ -182,19 +181,12 @@ def test_each_process_may_be_killed_and_started_again(tmp_path: Path) -> None:
     write_settings(settings)
     folder = tempfile.TemporaryDirectory(prefix="hospital-")  # short, as the name of a socket must be
     at = Path(folder.name) / "code.sock"
-    environment = {**os.environ, "HOSPITAL_DATA_DIR": str(settings.data_dir), CODE_SOCKET: str(at)}
+    environment = {**os.environ, CODE_SOCKET: str(at)}
     port = free_port()
 
-    @contextmanager
-    def running(*process: str) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "hospital_assets.cli", "dagster", *process]
-        started = subprocess.Popen(command, env=environment, start_new_session=True)
-        try:
-            yield started
-        finally:
-            if started.poll() is None:
-                os.killpg(started.pid, signal.SIGKILL)
-            started.wait()
+    def running(*words: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        command = hospital(settings.data_dir, "dagster", *words)
+        return started(command, env=environment, start_new_session=True)
 
     def answer(query: str) -> str:
         request = urllib.request.Request(

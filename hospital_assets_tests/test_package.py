@@ -7,11 +7,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
-import time
 import tomllib
 import venv
 import zipfile
@@ -25,6 +23,8 @@ from typing import Any
 
 import pytest
 import requests
+
+from hospital_assets_tests.processes import free_port, until
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = CHECKOUT / "hospital_assets"
@@ -199,22 +199,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     return Installed(binaries, folder, wheel)
 
 
-def _answer(address: str, process: subprocess.Popen[str], seconds: float = 600) -> requests.Response:
-    """The first answer of a server that is starting; how long it may take is only there to end at all."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        assert process.poll() is None, f"ended with {process.returncode}"
-        try:
-            return requests.get(address, timeout=60)
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise AssertionError(f"{address} does not answer")
+def _answer(address: str, process: subprocess.Popen[str]) -> requests.Response:
+    """The first answer of a server that is starting."""
 
+    def answers() -> list[requests.Response]:
+        with suppress(requests.ConnectionError):
+            return [requests.get(address, timeout=60)]
+        return []
 
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    (answer,) = until(answers, process)
+    return answer
 
 
 @pytest.mark.nightly
@@ -243,12 +237,12 @@ def test_a_wheel_builds_checks_and_serves_from_an_empty_folder(installed: Instal
         done = installed.run(hospital, *command)
         assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]}"
     assert (installed.folder / "data" / "warehouse" / "hospital.duckdb").exists()
-    port = _free_port()
+    port = str(free_port())
     with installed.running(hospital, "dashboard", "--port", port) as process:
         page = _answer(f"http://127.0.0.1:{port}/overview", process)
         assert page.status_code == 200 and "ED visits" in page.text
         assert requests.get(f"http://127.0.0.1:{port}/static/tips.js", timeout=60).status_code == 200
-    port = _free_port()
+    port = str(free_port())
     with installed.running(hospital, "dev", "--port", port, "--dashboard-port", "0") as process:
         assert _answer(f"http://127.0.0.1:{port}/server_info", process).status_code == 200
         asked = {"query": "{ repositoriesOrError { ... on RepositoryConnection { nodes { name jobs { name } } } } }"}

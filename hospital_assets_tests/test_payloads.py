@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from hospital_assets.landing.content import read_content
 from hospital_assets.landing.hl7v2 import normalised
-from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.streams import Range, StreamLanding, as_frame, faults, ranges
-from hospital_assets.landing.zone import LandingZone
 from hospital_assets.listeners.mllp import Frames, LandedMessages, ListenerOptions
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets_tests.test_listeners import Kafka, Listener, Nats, free_port, mock_kafka
+from hospital_assets_tests.helpers import zone_in
+from hospital_assets_tests.processes import free_port
+from hospital_assets_tests.test_listeners import Kafka, Listener, Nats, mock_kafka
 from hospital_assets_tests.test_mllp import message
 
 __all__ = ["mock_kafka"]
@@ -110,11 +110,8 @@ def fhir(number: int) -> bytes:
 
 def raw(data: Path, subject: str) -> pl.DataFrame:
     """What the table of a subject would read, and what is unreadable."""
-    settings = Settings(data)
-    profiles = load_profiles(None)
-    with open_warehouse(settings.warehouse_file) as warehouse:
-        spool, days = settings.warehouse_file.parent / "spool", (date(2026, 4, 1), date(2026, 5, 31))
-        zone = LandingZone(settings.landing, spool, *days, warehouse.connection, profiles)
+    with open_warehouse(Settings(data).warehouse_file) as warehouse:
+        zone = zone_in(data, warehouse.connection)
         ledger = zone.discover()
         assert set(ledger["state"]) == {"ready"}, ledger["problem"].to_list()
         return zone.read(subject, ledger).collect("polars").to_native()

@@ -18,6 +18,7 @@ from hospital_assets.landing.zone import LandingZone
 from hospital_assets.sources.draft import draft_profile
 from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets_tests.helpers import zone_in
 
 HEAD = 'name = "mine"\ndescription = "x"\ntime_zone = "America/Chicago"\n'
 HOSPITAL = """
@@ -133,10 +134,8 @@ def own(tmp_path: Path, zone: LandingZone) -> Own:
 
 @pytest.fixture
 def zone(tmp_path: Path) -> LandingZone:
-    connection = scratch_connection()
     (tmp_path / "landing" / "mine").mkdir(parents=True)
-    days = date(2026, 1, 1), date(2026, 12, 31)
-    return LandingZone(tmp_path / "landing", tmp_path / "spool", *days, connection, load_profiles(None))
+    return zone_in(tmp_path, scratch_connection())
 
 
 def as_json(profile: str) -> str:

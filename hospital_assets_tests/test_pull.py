@@ -30,6 +30,7 @@ from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
 from hospital_assets_tests.buckets import azure_server, google_server
+from hospital_assets_tests.processes import QUIET, hospital, started
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import sftp_server
 
@@ -502,17 +503,14 @@ def test_pulls_that_are_killed_bring_everything_once(tmp_path: Path) -> None:
     rng, there = random.Random(1), tmp_path / "there"
     there.mkdir()
     settings = folder_of(there, tmp_path / "data")
-    command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), "pull"]
+    command = hospital(settings.data_dir, "pull")
     for n in range(20):
         for m in range(20):
             (there / f"{n}_{m}.csv").write_bytes(rng.randbytes(rng.randrange(200_000)))
         if n:
             (there / f"{n - 1}_0.csv").write_bytes(rng.randbytes(99))
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with started(command, **QUIET) as process, contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(1.0 + 3.0 * rng.random())
-        process.kill()
-        process.wait()
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert landed(settings) == {p.name: p.read_bytes() for p in there.iterdir()}
     assert process.returncode in (0, -signal.SIGKILL)

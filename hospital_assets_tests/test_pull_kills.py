@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from hospital_assets.settings import Settings, write_settings
 from hospital_assets.sources.memory import memory_file, open_memory
 from hospital_assets_tests.helpers import query, run
 from hospital_assets_tests.postgresql import postgresql_server
+from hospital_assets_tests.processes import QUIET, hospital, started
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import sftp_server
 
@@ -288,12 +288,8 @@ def directory(folder: Path, places: dict[str, str]) -> Settings:
     return settings
 
 
-def command(settings: Settings, *words: str) -> list[str]:
-    return [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(settings.data_dir), *words]
-
-
 def said(settings: Settings, *words: str) -> str:
-    done = subprocess.run(command(settings, *words), capture_output=True, text=True, check=False)
+    done = subprocess.run(hospital(settings.data_dir, *words), capture_output=True, text=True, check=False)
     assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout
 
@@ -301,15 +297,12 @@ def said(settings: Settings, *words: str) -> str:
 def kill_one(settings: Settings, rng: random.Random, names: list[str]) -> bool:
     """Start a pull and kill it at some moment of its work; whether it was still at work."""
     lock = memory_file(settings).with_suffix(".lock")
-    process = subprocess.Popen(command(settings, "pull", *names), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with started(hospital(settings.data_dir, "pull", *names), **QUIET) as process:
         while process.poll() is None and not is_locked(lock):
             time.sleep(0.01)
         # Moments soon after the beginning are the busiest.
         time.sleep(4 * rng.random() ** 3)
-    finally:
-        process.kill()
-    assert process.wait() in (0, -signal.SIGKILL)
+    assert process.returncode in (0, -signal.SIGKILL)
     return process.returncode != 0
 
 

@@ -12,12 +12,11 @@ import http.client
 import os
 import re
 import secrets
+import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -34,6 +33,7 @@ from hospital_assets.sources.memory import memory_file
 from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, SFTP_PASSWORD
 from hospital_assets_tests.mariadb import mariadb_server
 from hospital_assets_tests.postgresql import postgresql_server
+from hospital_assets_tests.processes import free_port, hospital, started, until
 from hospital_assets_tests.s3 import s3_server
 from hospital_assets_tests.sftp import password_server, sftp_server
 
@@ -309,7 +309,7 @@ def test_the_commands_tell_nobody(fate: str, tmp_path: Path, monkeypatch: pytest
         watch, outputs = Watch(at.planted), []
         with watch():
             for words in (["pull"], ["pull", "--all", "bucket"], ["sources"], ["status"], ["doctor"]):
-                command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(at.settings.data_dir), *words]
+                command = hospital(at.settings.data_dir, *words)
                 done = subprocess.run(command, env=at.environment, capture_output=True, check=False)
                 assert b"Traceback" not in done.stderr, done.stderr.decode()
                 outputs.append(done.stdout + done.stderr)
@@ -330,18 +330,13 @@ def test_dagster_tells_nobody(fate: str, tmp_path: Path, monkeypatch: pytest.Mon
     """The daemon's sensor looks at the sources, and the feeds' sensors load what came."""
     with world(fate, tmp_path, monkeypatch) as at:
         watch, log = Watch(at.planted), tmp_path / "log"
-        words = ["dev", "--port", str(_free_port()), "--dashboard-port", "0"]
-        command = [sys.executable, "-m", "hospital_assets.cli", "--data-dir", str(at.settings.data_dir), *words]
-        with watch(), log.open("wb") as out:
-            process = subprocess.Popen(command, env=at.environment, stdout=out, stderr=out)
-            try:
-                ends = time.monotonic() + 600
-                while not _has_looked(at.settings) or (fate == "reached" and not _has_loaded(at.settings)):
-                    assert process.poll() is None and time.monotonic() < ends, log.read_text()[-3000:]
-                    time.sleep(0.5)
-            finally:
-                process.terminate()
-                process.wait(60)
+        command = hospital(at.settings.data_dir, "dev", "--port", str(free_port()), "--dashboard-port", "0")
+        with (
+            watch(),
+            log.open("wb") as out,
+            started(command, signal.SIGTERM, env=at.environment, stdout=out, stderr=out) as process,
+        ):
+            until(lambda: _has_looked(at.settings) and (fate != "reached" or _has_loaded(at.settings)), process, log)
         assert not at.planted.in_bytes(log.read_bytes()), log.read_text()
         assert watch.looks and not watch.seen
         assert telling(at.settings.data_dir, at.planted) == []
@@ -365,12 +360,6 @@ def _has_loaded(settings: Settings) -> bool:
     (file,) = settings.dagster_home.rglob("runs.db")
     with closing(sqlite3.connect(file, timeout=30)) as connection:
         return bool(connection.execute("select 1 from runs where status in ('SUCCESS', 'FAILURE')").fetchone())
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def test_what_is_planted_would_be_found(tmp_path: Path) -> None:

@@ -6,18 +6,17 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from hospital_assets.cli import GROUPS
+from hospital_assets_tests.processes import free_port, until
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,12 +42,6 @@ def commands(block: str) -> Iterator[str]:
             yield from (step.strip().removeprefix("$(BIN)/") for step in recipe[1].splitlines())
         elif command:
             yield command.removeprefix(".venv/bin/")
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 @contextmanager
@@ -82,14 +75,6 @@ def it_lasts(command: str, environment: dict[str, str], folder: Path) -> None:
             until(lambda: any((folder / environment["HOSPITAL_DATA_DIR"] / "landing").rglob("*.csv")))
         else:
             until(lambda: (folder / "log.txt").stat().st_size)
-
-
-def until(found: Callable[[], object], seconds: float = 400) -> None:
-    """Wait until a function has an answer; how long that takes decides nothing."""
-    ends = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < ends, "never came"
-        time.sleep(0.2)
 
 
 def answers(port: int) -> bool:

@@ -17,7 +17,8 @@ from hospital_assets.listeners.properties import read_properties, redacted
 from hospital_assets.settings import SettingsError
 from hospital_assets_tests.certificates import Authority
 from hospital_assets_tests.kafka_proxy import Login, secured
-from hospital_assets_tests.test_listeners import Kafka, Listener, free_port, lines_of, tansu_broker
+from hospital_assets_tests.processes import free_port
+from hospital_assets_tests.test_listeners import Kafka, Listener, lines_of, tansu_broker
 
 #: As Azure Event Hubs has them.
 USER, PASSWORD = "$ConnectionString", "Endpoint=sb://planted.example/;SharedAccessKey=planted+secret="

@@ -25,6 +25,7 @@ from hospital_assets.warehouse.database import scratch_connection
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.engines import DUCKDB_SLOW, ENGINES, Engine
+from hospital_assets_tests.helpers import zone_in
 
 HEAD = """
 name = "mine"
@@ -61,14 +62,8 @@ class Landed:
             path = self.folder / "landing" / found.name / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return LandingZone(
-            self.folder / "landing",
-            self.folder / "spool",
-            date(1900, 1, 1),
-            date(2999, 12, 31),
-            self.connection,
-            Profiles({found.name: found}),
-        )
+        days = date(1900, 1, 1), date(2999, 12, 31)
+        return zone_in(self.folder, self.connection, Profiles({found.name: found}), days)
 
     def validated(
         self,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,6 +16,7 @@ import pytest
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.helpers import query, run
+from hospital_assets_tests.processes import hospital
 
 FIRST, LAST = date(2026, 2, 2), date(2026, 2, 12)
 #: What is built: from the files to the facts, and what is counted of them.
@@ -367,18 +366,14 @@ def test_the_same_numbers_of_two_sources_are_two_people(network: Network) -> Non
 def test_synthea_from_export_to_facts(tmp_path: Path) -> None:
     samples = shared("synthea_dbt_seeds")
 
-    def hospital(*arguments: str) -> None:
-        # A process of its own: partitions follow the data directory, once, at import.
-        command = [sys.executable, "-m", "hospital_assets.cli", *arguments]
-        environment = {**os.environ, "HOSPITAL_DATA_DIR": str(tmp_path)}
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-
-    hospital("import", "synthea-csv", str(samples))
+    # Processes of their own: partitions follow the data directory, once, at import.
+    subprocess.run(hospital(tmp_path, "import", "synthea-csv", str(samples)), check=True, capture_output=True)
     settings = load_settings(tmp_path)
     assert settings.partitions == "yearly"
     facts = "key:fact_emergency_visits or key:fact_patient_flow or key:fact_vitals"
     layers = "group:raw or group:cleaned or group:dimensions"
-    hospital("build", "--select", f"{layers} or {facts} or key:kpi_readmissions")
+    build = hospital(tmp_path, "build", "--select", f"{layers} or {facts} or key:kpi_readmissions")
+    subprocess.run(build, check=True, capture_output=True)
     counts = query(
         settings,
         "select (select count(*) from facts.fact_emergency_visits), "

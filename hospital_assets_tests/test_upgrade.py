@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 import shutil
 import signal
 import sqlite3
@@ -40,6 +39,7 @@ from hospital_assets.simulator import simulate
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse, stored_columns
 from hospital_assets_tests.dashboards import KEY
 from hospital_assets_tests.helpers import copy_of, query, run, tables, warehouse_copy
+from hospital_assets_tests.processes import QUIET, hospital, started
 
 FIRST, LAST = date(2026, 3, 6), date(2026, 3, 9)
 NOW = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
@@ -447,25 +447,12 @@ def test_after_an_upgrade_every_table_is_as_a_clean_build_makes_it(clean: Settin
 
 @pytest.mark.nightly
 def test_an_upgrade_killed_anywhere_is_run_again_to_its_end(clean: Settings, old: Settings) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "hospital_assets.cli",
-        "--data-dir",
-        str(old.data_dir),
-        "upgrade",
-        "--fill",
-        "--yes",
-    ]
+    command = hospital(old.data_dir, "upgrade", "--fill", "--yes")
     kills = 0
     for seconds in (4, 6, 8, 10, 14, 18):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
+        with started(command, **QUIET) as process, contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
+        kills += process.returncode == -signal.SIGKILL
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert kills >= 2

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -49,6 +47,7 @@ from hospital_assets.publishing.targets import postgres
 from hospital_assets.settings import Settings, load_settings
 from hospital_assets_tests.conftest import SHIPPED_COST
 from hospital_assets_tests.dashboards import running
+from hospital_assets_tests.processes import free_port, hospital, started
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 PASSWORD = "correct horse battery"  # noqa: S105
@@ -543,10 +542,8 @@ def test_an_address_answers_to_its_own_names(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.nightly
 @pytest.mark.parametrize("command", ["dashboard", "serve"])
 def test_both_applications_follow_the_rule(command: str, tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path), command]
-
     def refused(*options: str) -> str:
-        done = subprocess.run([*hospital, *options], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(hospital(tmp_path, command, *options), capture_output=True, text=True, timeout=120)
         assert done.returncode == 2
         return done.stderr
 
@@ -619,13 +616,6 @@ def test_a_session_goes_over_encrypted_lines_only_where_others_reach_the_server(
         assert ("; secure" in answer.headers["set-cookie"].lower()) == (host != "localhost")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("command", ["dashboard", "serve"])
 def test_both_applications_speak_tls_and_refuse_other_hosts(
     command: str, tmp_path: Path, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
@@ -637,9 +627,7 @@ def test_both_applications_speak_tls_and_refuse_other_hosts(
     address = Address(EVERYWHERE, free_port(), *certificate)
     options = ["--host", address.host, "--port", str(address.port)]
     options += ["--certificate", str(certificate[0]), "--certificate-key", str(certificate[1])]
-    hospital = [str(Path(sys.executable).with_name("hospital")), "--data-dir", str(tmp_path)]
-    server = subprocess.Popen([*hospital, command, *options], stdout=subprocess.PIPE, text=True)
-    try:
+    with started(hospital(tmp_path, command, *options), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None and "https://" in server.stdout.readline()
         url = f"https://localhost:{address.port}"
         with requests.Session() as session:
@@ -654,6 +642,3 @@ def test_both_applications_speak_tls_and_refuse_other_hosts(
                 assert answer.json()["audience"] == "analyst"
             for host in ("evil.example", "localhost.evil.example", EVERYWHERE):
                 assert session.get(url, headers={"host": host}, timeout=120).status_code == 400
-    finally:
-        server.kill()
-        server.wait(timeout=120)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from hospital_assets.spark import vitals_stream as stream
 from hospital_assets.warehouse.delta import DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.engines import spark_session
+from hospital_assets_tests.processes import started
 from hospital_assets_tests.test_transforms import collect
 
 pytestmark = pytest.mark.nightly
@@ -196,14 +195,9 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
     land_some(20)
     notes = 0
     for _ in range(3):
-        runs = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(landing), str(sink)],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.DEVNULL,
-            stderr=log.open("a"),
-            start_new_session=True,
-        )
-        try:
+        outputs = {"stdout": subprocess.DEVNULL, "stderr": log.open("a")}
+        command = [sys.executable, "-c", RUN, str(landing), str(sink)]
+        with started(command, cwd=Path(__file__).parents[1], start_new_session=True, **outputs) as runs:
             deadline = time.monotonic() + 600
             # So many, however long a slow machine takes.
             meanwhile = 5
@@ -214,9 +208,6 @@ def test_killed_at_random_it_loses_and_repeats_nothing(tmp_path: Path) -> None:
                     land_some(1)
                     meanwhile -= 1
             time.sleep(chance.random() * 1.5)  # somewhere in the batch after
-        finally:
-            os.killpg(runs.pid, signal.SIGKILL)
-            runs.wait()
         notes = batches(sink)
     land_some(2)
     drain(landing, sink)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -52,6 +51,7 @@ from hospital_assets.live.monitor import Look, Monitor, open_monitor
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets_tests.helpers import query, run, tables
+from hospital_assets_tests.processes import hospital, started, until
 
 #: In the afternoon of the last day of the small network.
 NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
@@ -582,27 +582,22 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
         shutil.copyfile(settings.landing / name, temporary)
         temporary.replace(target)
 
-    def watcher(other: Settings) -> subprocess.Popen[str]:
+    def watcher(other: Settings) -> AbstractContextManager[subprocess.Popen[str]]:
         log = (other.data_dir / "watch.log").open("a")
-        return subprocess.Popen(
-            [sys.executable, "-m", "hospital_assets.cli", "watch"],
-            env={**os.environ, "HOSPITAL_DATA_DIR": str(other.data_dir)},
-            stdout=log,
-            stderr=log,
-            text=True,
-        )
+        return started(hospital(other.data_dir, "watch"), stdout=log, stderr=log)
 
     def settle(other: Settings) -> None:
         """Let a watcher work until nothing waits, then end it politely."""
-        process = watcher(other)
         landing = zone(build_definitions(other))
-        deadline = time.monotonic() + 900
         subjects = [s for feed in FEEDS.values() for s in feed]
-        while landing.waiting(subjects, {}) or is_behind(other):
-            assert time.monotonic() < deadline, (other.data_dir / "watch.log").read_text()[-2000:]
-            time.sleep(1)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(300) == 0
+        with watcher(other) as process:
+            until(
+                lambda: not landing.waiting(subjects, {}) and not is_behind(other),
+                process,
+                other.data_dir / "watch.log",
+            )
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(300) == 0
 
     def is_behind(other: Settings) -> bool:
         with dagster_instance(other) as instance:
@@ -616,11 +611,9 @@ def test_a_watcher_killed_again_and_again_neither_loses_nor_repeats(
     settle(quiet)
     kills = 0
     for name in late:
-        process = watcher(killed)
-        bring(killed, name)
-        time.sleep(rng.uniform(1.5, 7))
-        process.kill()
-        process.wait()
+        with watcher(killed):
+            bring(killed, name)
+            time.sleep(rng.uniform(1.5, 7))
         kills += 1
     settle(killed)
 

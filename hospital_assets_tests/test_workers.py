@@ -1,15 +1,13 @@
 """Work that is spread over processes: in order, said where it fails, and nothing is left when this process is gone."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hospital_assets.workers import spread
+from hospital_assets_tests.processes import started, until
 
 MANY = list(range(30))
 SLEEPERS = """
@@ -61,17 +59,8 @@ def children(process: int) -> list[int]:
 def test_a_killed_process_leaves_none_behind(tmp_path: Path) -> None:
     script = tmp_path / "sleepers.py"
     script.write_text(SLEEPERS)
-    parent = subprocess.Popen([sys.executable, str(script)])
-    try:
+    with started([sys.executable, str(script)]) as parent:
         # Python's own tracker of resources is one of them, and ends with the pipe to it.
-        deadline = time.monotonic() + 60
-        while len(found := children(parent.pid)) < 3:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{child}").exists() for child in found):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        until(lambda: len(children(parent.pid)) >= 3, parent)
+        found = children(parent.pid)
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in found))
