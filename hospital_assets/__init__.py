@@ -42,6 +42,7 @@ and nowhere what its name and type say:
 - Frames have the columns of their table: `visits` fact_emergency_visits, `flow` fact_patient_flow, `observations`
   fact_vitals, `shifts` fact_doctor_shifts, `arrivals` kpi_arrivals_hourly, `ledger` raw_landed_files; `events` are
   cleaned ADT events; `hospitals`, `departments`, `patients`, `persons`, `conditions`, `dates` are dimensions.
+- What is audited raises `AuditError` where it cannot be, and then is not done.
 - `mart` and `where` are the publication and the slice of it that a page shows; `certificates` are PEM files of
   services.
 """

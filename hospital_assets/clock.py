@@ -26,7 +26,6 @@ class SimulatedClock:
 
     Attributes:
         wall_epoch_seconds: the wall clock when it was started, seconds since 1970.
-        epoch_seconds: what it showed then.
         speed: simulated seconds per second; 0 for a clock that was stopped.
     """
 

@@ -55,9 +55,6 @@ def installed() -> str:
 def version_of(warehouse: Path) -> DirectoryVersion:
     """The version of a directory.
 
-    Args:
-        warehouse: the folder of its warehouse.
-
     Raises:
         StateError: the file holds something else.
     """

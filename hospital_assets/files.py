@@ -202,11 +202,7 @@ def append_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait for a lock on a side file and hold it: one process or thread at a time changes what it stands for.
-
-    Args:
-        path: the side file; it is made, with its folder, and stays. The system lets go of the lock of whoever dies.
-    """
+    """Wait for a lock on a side file and hold it: one process or thread at a time changes what it stands for."""
     make_folder(path.parent)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

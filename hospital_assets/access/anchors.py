@@ -49,7 +49,6 @@ class Anchor:
         before_mac: of that entry; of none the log's id.
         counter: goes up with every anchor of a data directory.
         occurred_at: when, UTC.
-        directory: the data directory.
         keys: hash of the folder of the keys next to which it lies: an account in a container may have one of its own.
     """
 
@@ -108,8 +107,6 @@ class Anchors:
 
         Args:
             key: stamps them.
-            folder: where the keys are.
-            data_dir: whose log it is.
             places: other places, as in `HOSPITAL_AUDIT_ANCHORS`.
 
         Raises:

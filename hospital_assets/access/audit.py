@@ -81,12 +81,10 @@ class Event:
     Attributes:
         actor: who: a user of the gateway or the dashboard, or the system's user.
         role: in which role; one at a time.
-        outcome: whether it was allowed, refused, or went wrong.
         audience: whose publication it was about.
         version: which version of it; of a key its id.
         statement: the SQL, or what was asked for.
         objects: base tables -> their columns that were read.
-        row_count: rows that were returned or written.
         reason: why it was refused or failed; never a value of a record.
     """
 
@@ -155,11 +153,7 @@ class AuditLog:
         self._connection.close()
 
     def append(self, event: Event, occurred_at: datetime | None = None) -> int:
-        """Write an entry; on disk when this returns. Returns its number.
-
-        Raises:
-            AuditError: it could not be written.
-        """
+        """Write an entry; on disk when this returns. Returns its number."""
         at = (occurred_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="microseconds")
         entry = _entry_of(event, at)
         try:
@@ -172,11 +166,7 @@ class AuditLog:
         return number
 
     def accept(self, reason: str, actor: str) -> int:
-        """Say why what was found is no attack, as in "restored from the backup of 3 March"; in the log for good.
-
-        Raises:
-            AuditError: it could not be written.
-        """
+        """Say why what was found is no attack, as in "restored from the backup of 3 March"; in the log for good."""
         return self.append(Event(actor, "audit", statement=reason))
 
     def _append(self, entry: dict[str, Any]) -> tuple[int, Anchor]:
@@ -239,12 +229,7 @@ class AuditLog:
         return str(found[0][0]) if found else None
 
     def entries(self, where: str = "true", values: tuple[Any, ...] = ()) -> pl.DataFrame:
-        """Entries, oldest first.
-
-        Args:
-            where: a condition of our own code; values are bound.
-            values: of its placeholders.
-        """
+        """Entries, oldest first, under a condition of our own code; values are bound."""
         rows = self._connection.execute(
             f"select {', '.join(_COLUMNS)} from entries where {where} order by sequence_number", values
         ).fetchall()
@@ -321,7 +306,6 @@ class Ending:
     """How an act ended, for its second entry in the audit.
 
     Attributes:
-        row_count: rows it wrote.
         failure: why it failed although nothing was raised; never a value of a record.
     """
 
@@ -334,9 +318,6 @@ def audited(settings: Settings, event: Event) -> Iterator[Ending]:
     """Audit an action twice: before it is done, so that it cannot go unseen, and afterwards with outcome and duration.
 
     Of what is raised only the name is written down: its words may hold a value.
-
-    Raises:
-        AuditError: it could not be written; then the act is not done.
     """
     record(settings, event)
     ending, started = Ending(), time.perf_counter()
@@ -377,7 +358,6 @@ def make_key(settings: Settings, actor: str) -> Path:
 
     Raises:
         KeyMissingError: there is one already, or the place is inside the data directory.
-        AuditError: it cannot be audited; then no key is left behind.
     """
     event = Event(actor, "key", statement="create the pseudonym key")
     with contextlib.closing(AuditLog(settings)) as log:

@@ -59,11 +59,7 @@ class SessionBackend(AuthenticationBackend):
 
 @dataclass(frozen=True)
 class TokenBackend(AuthenticationBackend):
-    """By a bearer token in the Authorization header (RFC 6750).
-
-    Attributes:
-        provider: whose access tokens count, too.
-    """
+    """By a bearer token in the Authorization header (RFC 6750); access tokens of the provider count, too."""
 
     users: Users
     provider: Provider | None = None

@@ -62,13 +62,7 @@ _MEDIA: dict[Format, str] = {
 
 @dataclass(frozen=True)
 class Gate:
-    """Everything the gateway needs.
-
-    Attributes:
-        users: who may ask.
-        audit: where everything is written down.
-        turns: how many queries run at a time, and whose.
-    """
+    """Everything the gateway needs; `turns` say how many queries run at a time, and whose."""
 
     settings: Settings
     users: Users
@@ -90,7 +84,6 @@ def build_app(
     Args:
         hosts: names it answers to; a page of another site that points its name here is refused.
         at_once: how many queries run at a time, of one user one fewer; others wait, users in turn.
-        metrics: what is read at `/metrics`; None where there are none.
     """
     audit = AuditLog(settings)
     users = open_users(settings, audit.append)

@@ -93,8 +93,6 @@ def person_of(
     Args:
         claims: of a token that was verified.
         identity: which claim counts, and what its values mean.
-        session_id: the provider's session.
-        id_token: the token.
 
     Raises:
         NotLetInError: none of their groups has a role.

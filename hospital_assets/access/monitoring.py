@@ -59,7 +59,6 @@ class Metrics:
     """Metrics, and who may read them.
 
     Attributes:
-        figures: where they come from.
         is_open: whether this machine reads them without a token.
         token_file: whose content lets anybody read them; it is read each time, so a new one needs no restart.
     """

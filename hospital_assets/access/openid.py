@@ -96,7 +96,6 @@ class Provider:
         """Make ready; nothing is asked yet.
 
         Args:
-            identity: where it is, and what we are called there.
             secret: of the client; None for a public one.
             now: seconds since 1970.
         """
@@ -124,9 +123,6 @@ class Provider:
 
     async def begin(self, request: Request, following: str) -> Response:
         """Send a browser to the provider. What comes back counts only from that browser, once, for ten minutes.
-
-        Args:
-            following: the page that was asked for.
 
         Raises:
             UnreachableError: the provider does not answer.

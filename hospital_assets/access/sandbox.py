@@ -66,10 +66,7 @@ class Answer:
         outcome: allowed, refused (it may not be asked) or failed (it could not be answered).
         reason: why not, in words without values.
         objects: base tables and their columns that were read, or would have been.
-        row_count: rows in the answer.
         is_cut: whether there were more.
-        duration_ms: until the answer was there.
-        body: the answer in the format that was asked for.
     """
 
     outcome: Literal["allowed", "refused", "failed"]

@@ -40,7 +40,6 @@ class Address:
     """Where an application listens.
 
     Attributes:
-        host: address or name to listen at.
         names: host names it is reached by through a reverse proxy or a name server, without port.
         proxies: addresses or networks of reverse proxies: whom they say they ask for, and by which scheme, is believed.
     """

@@ -168,11 +168,7 @@ class Account:
 
 @dataclass(frozen=True)
 class Session:
-    """Somebody has signed in.
-
-    Attributes:
-        token: the secret that proves it; held nowhere else.
-    """
+    """Somebody has signed in; the token proves it, and is held nowhere else."""
 
     user: User
     token: str
@@ -185,9 +181,7 @@ class OpenSession:
 
     Attributes:
         session_id: the beginning of its token's hash; opens nothing.
-        kind: of which application.
         client: where it was signed in from.
-        created_at: since when, UTC.
         used_at: when it was last used, to the minute, UTC.
         expires_at: when it ends at the latest, UTC.
     """

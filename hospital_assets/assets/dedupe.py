@@ -50,7 +50,6 @@ def newest_of_each(records: Frame, key: Sequence[str], period: Period | None = N
 
     Args:
         records: cleaned records of all days, with `recorded_at` (null counts as oldest).
-        key: columns that identify the thing.
     """
     keys = list(key)
     inside, contested = records, records

@@ -15,11 +15,7 @@ LAYERS = (raw, cleaned, dimensions, facts, kpis, forecasts)
 
 
 def table_assets(periods: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetsDefinition]:
-    """The assets of all tables.
-
-    Args:
-        periods: the partitions of the data directory, see `partitions.service_periods`.
-    """
+    """The assets of all tables."""
 
     def of_the_directory(spec: dg.AssetSpec) -> dg.AssetSpec:
         return spec.replace_attributes(partitions_def=partitions_of(spec.key.path[-1], periods))

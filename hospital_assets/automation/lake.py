@@ -43,11 +43,7 @@ def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> 
 
 
 def lake_schedule(settings: Settings, kept: Sequence[tuple[DeltaTables, Collection[str]]]) -> dg.ScheduleDefinition:
-    """Maintain the lake and the mirror, as far as there are any, every night.
-
-    Args:
-        kept: places, and the tables that are in them.
-    """
+    """Maintain the lake and the mirror, as far as there are any, every night."""
 
     @dg.op(name="maintain_lake", description="Put small files of Delta tables together, and delete old ones.")
     def maintain_lake(context: dg.OpExecutionContext) -> None:

@@ -57,11 +57,7 @@ class Step:
     suspects: list[str]
 
     def in_words(self, name: Callable[[str], str] = str) -> list[str]:
-        """What a person should know of it.
-
-        Args:
-            name: what a file is called.
-        """
+        """What a person should know of it."""
         lines = [
             f"quarantined  {name(path)}: every run with it failed; deliver a corrected file, or `hospital retry`"
             for path in self.quarantined
@@ -82,8 +78,6 @@ class Loading:
     """A program's way of loading files in its own process, one look after the other.
 
     Args:
-        settings: the data directory.
-        landing: its landing zone.
         run: carries out the requests of a look and says how each ended, by its run key.
     """
 
@@ -156,7 +150,6 @@ def without_days(graph: Any, subjects: Collection[str]) -> list[dg.AssetKey]:
 
     Args:
         graph: the asset graph (Dagster's type for it is not public).
-        subjects: what the files feed.
     """
     raw = [f"raw_{name}" for name in undated(subjects)]
     selection = dg.AssetSelection.assets(*raw).downstream() & dg.AssetSelection.groups("raw", "cleaned", "dimensions")
@@ -214,7 +207,6 @@ def execute(
     Args:
         days: the partitions, as `over` makes them.
         selection: some of the job's tables; default all.
-        run_id: the run's own id; default a new one.
     """
     return job.execute_in_process(
         instance=instance,
@@ -253,7 +245,6 @@ def refresh_stale(
     Args:
         events: of the runs so far.
         run: refreshes a span of days; returns its events, none to stop here.
-        settings: the data directory, for its partitions.
     """
     days = stale_days(events)
     for _ in range(_MOST_ROUNDS):

@@ -60,14 +60,7 @@ def is_served(settings: Settings) -> bool:
 
 
 def at_work(settings: Settings, now: datetime) -> list[str]:
-    """What loads or publishes by itself in a data directory: for commands that must be alone.
-
-    Args:
-        now: the wall clock.
-
-    Returns:
-        Each as a person knows it.
-    """
+    """What loads or publishes by itself in a data directory, in words: for commands that must be alone."""
     from hospital_assets.automation.instance import dagster_instance
 
     found = ["the watcher (`hospital watch`)"] if is_watched(settings) else []

@@ -52,7 +52,6 @@ def command_of(process: Process, settings: Settings, socket: Path, port: int = 3
     """How a process is started, as a module of this Python: the scripts need not be on the path.
 
     Args:
-        socket: where the code server listens, see `code_socket`.
         port: of the webserver, on this machine only: it has no sign-in of its own.
         prefix: path under which a proxy shows the webserver, as in /dagster.
     """

@@ -32,7 +32,6 @@ class Pending(BaseModel):
     """A run that was asked for.
 
     Attributes:
-        run_key: what it was asked for as.
         files: content hash -> path of the files it loads.
         looks: how often it was looked for in vain.
     """
@@ -68,11 +67,9 @@ class Request(BaseModel):
     """A run to ask for.
 
     Attributes:
-        run_key: what it is asked for as.
         days: first and last service day; None where the files have no days (reference data, or
             files that are only to be written down).
         files: content hash -> path of the files it loads.
-        subjects: what the files feed.
     """
 
     run_key: str
@@ -86,7 +83,6 @@ class Decision(BaseModel):
 
     Attributes:
         requests: runs to ask for.
-        state: for the next look.
         held_back: content hash -> `held` or `quarantined`; runs leave these files out.
         quarantined: paths of the files that have just been quarantined.
         has_stopped: it has just turned out that the fault is no file's.
@@ -121,11 +117,9 @@ def decide(
     through, these are tried once more: the fault may have been mended since.
 
     Args:
-        state: what the last look left.
         waiting: files that wait, of this program's subjects.
         outcomes: run key -> how its run stands; `stopped` for a run that died without failing.
         held_back: content hash -> `held` or `quarantined`.
-        now_ns: the clock.
         after_files: ask when this many files wait,
         after_seconds: or when one has waited this long.
     """

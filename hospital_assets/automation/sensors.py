@@ -67,7 +67,6 @@ def landing_sensor(
     """The sensor of a feed: asks for one run over the service days of the files that wait.
 
     Args:
-        feed: one of `FEEDS`.
         landing: where files land. Not a resource of the sensor, for which Dagster would make an instance at each tick.
         clock: the wall clock, which says how old a file is.
     """

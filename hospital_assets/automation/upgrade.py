@@ -63,12 +63,7 @@ class UpgradeError(ValueError):
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done with a table.
-
-    Attributes:
-        action: what.
-        why: how it differs.
-    """
+    """What is to be done with a table, and how it differs."""
 
     table: str
     action: Action
@@ -240,12 +235,7 @@ def _lost(
 
 @dataclass(frozen=True)
 class Upgraded:
-    """What an upgrade did.
-
-    Attributes:
-        report: of the build; None where nothing was built.
-        failures: why it is not finished; it is run again once they are mended.
-    """
+    """What an upgrade did, and why it is not finished: it is run again once that is mended."""
 
     report: BuildReport | None
     failures: tuple[str, ...]
@@ -267,11 +257,8 @@ def upgrade(
     Tables that are to be built are dropped first, all at once: those that are missing are what is left to do.
 
     Args:
-        now: the wall clock.
         keep: how many snapshots to keep, with that of before the upgrade; None to take none.
-        fill: see `plan_upgrade`.
         accept_loss: build raw tables also where files of theirs are gone.
-        say: called with what is done.
 
     Raises:
         UpgradeError: rows would be lost, or cannot be taken over; nothing was changed.

@@ -18,7 +18,6 @@ def variation(verdict: Verdict, direction: int) -> str:
     """What chance says: points as they come by chance, or that went high (H) or low (L).
 
     Args:
-        verdict: what a signal means; its colour.
         direction: of the signal, 1 or -1; 0 for none.
     """
     points = [(6 + 4.5 * i, y) for i, y in enumerate(_POINTS[direction])]

@@ -25,7 +25,6 @@ class Account:
     """A check of a table that compares sums with other tables, or looks at it as a whole.
 
     Attributes:
-        name: of the asset check.
         check: gives its outcome, from the table and those it needs, by name, and the profiles.
         needs: other tables that it reads.
         blocking: whether a failure stops what depends on the table, in that run.

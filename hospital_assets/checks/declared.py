@@ -39,9 +39,6 @@ class Relation:
     """A single check that compares tables.
 
     Attributes:
-        kind: its kind.
-        table: whose check it is.
-        column: what it is about.
         description: the rule in words.
         needs: other tables it reads.
         rows: from all these tables (by name) to the rows it applies to, with a column `_broken`.
@@ -855,8 +852,6 @@ def resolved_rules(contract: Contract, as_of: datetime, undeliverable: Collectio
     """The rules of a table: those declared, and those that follow from its columns.
 
     Args:
-        contract: of the table.
-        as_of: the hospital's time.
         undeliverable: `table.column` that no source in use can fill; that it is there is not asked.
     """
     rules = [rule for rule in RULES if rule.table == contract.name]

@@ -101,9 +101,5 @@ def undeliverable(profiles: Iterable[Profile]) -> frozenset[str]:
 
 
 def in_use(profiles: Mapping[str, Profile], landed: Collection[str]) -> list[Profile]:
-    """The profiles that have landed something.
-
-    Args:
-        landed: names of the profiles in the ledger.
-    """
+    """The profiles that have landed something."""
     return [profile for name, profile in profiles.items() if name in landed]

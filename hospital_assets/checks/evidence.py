@@ -79,12 +79,7 @@ def results(
     frames: Mapping[str, Frame],
     check: Check,
 ) -> list[dg.AssetCheckResult]:
-    """Evaluate the checks of a table in a step, keep every single result, and show them with their evidence.
-
-    Args:
-        frames: it and the tables that the check reads, by name.
-        check: see `findings.evaluated`.
-    """
+    """Evaluate the checks of a table in a step, keep every single result, and show them with their evidence."""
     period = period_of(context) if contract.partitioned else None
     found = evaluated(warehouse, frames, period, check)
     for error in (f"{each.rule}: {each.error}" for _, findings in found for each in findings if each.error):

@@ -34,7 +34,6 @@ class Fault:
 
     Attributes:
         kind: the kind of check that must notice.
-        description: what is done, in words.
         inject: from sound tables to those that are different.
     """
 
@@ -338,9 +337,6 @@ def failed_kinds(table: str, tables: Tables, as_of: datetime, kinds: Collection[
 
 def prove(tables: Tables, as_of: datetime) -> pl.DataFrame:
     """Inject every fault and see which kinds notice.
-
-    Args:
-        tables: sound tables, those of `tables_needed`.
 
     Returns:
         a row per fault: kind, table, fault, is_caught, also_failed (what else noticed).

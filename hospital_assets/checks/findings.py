@@ -88,7 +88,6 @@ def evaluated(
 
     Args:
         frames: the tables that the check reads, by name.
-        period: the service days it covers of the tables that have them; None for all.
         check: gives findings by kind; may be called twice.
     """
     found = check(frames)

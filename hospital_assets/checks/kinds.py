@@ -22,7 +22,6 @@ class Kind:
 
     Attributes:
         family: Kahn's.
-        severity: of a failure.
         blocking: whether a failure stops what depends on the table, in that run.
     """
 

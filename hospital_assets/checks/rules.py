@@ -49,11 +49,7 @@ class Rule:
 
 
 def run_rules(rules: Sequence[Rule], frame: Frame) -> tuple[int, list[Finding]]:
-    """Evaluate rules of a table in one pass.
-
-    Returns:
-        how many rows there are, and a finding per rule.
-    """
+    """Evaluate rules of a table in one pass: how many rows there are, and a finding per rule."""
     figures: dict[str, nw.Expr] = {}
     for place, rule in enumerate(rules):
         if not rule.is_asked:

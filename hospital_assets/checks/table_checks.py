@@ -59,11 +59,8 @@ def check_table(
     """Run the checks of a table, by kind.
 
     Args:
-        contract: of the table.
         frames: it, or the service days of it that a run covers, and every table that its checks need, by name.
-        as_of: the hospital's time.
         undeliverable: what no source in use can fill, see `delivery`.
-        kinds: those asked for.
     """
     frame = frames[contract.name]
     rules = [

@@ -38,7 +38,6 @@ class Verdict:
         origins: how many were scored.
         skill: 1 - score of the model / score of the rule it would replace; None without origins.
         upper: upper end of the interval of the difference of the scores; None without.
-        is_passed: the model may ship.
     """
 
     origins: int

@@ -43,8 +43,6 @@ def share_within(servers: int, load: float, service: float, target: float) -> fl
     """Share of arrivals that wait no longer than the target, where nobody leaves.
 
     Args:
-        servers: how many.
-        load: offered.
         service: mean service time.
         target: in the same unit.
     """
@@ -71,7 +69,6 @@ class Impatient:
 
     Attributes:
         waits: share of arrivals that wait.
-        leaves: share that leaves unseen.
     """
 
     waits: float

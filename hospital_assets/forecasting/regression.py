@@ -176,11 +176,7 @@ def slot_columns() -> tuple[Array, Array]:
 
 
 def calendar_design(first: date, days: int, holidays: Mapping[date, str], features: Features) -> Design:
-    """The design of all hours of consecutive days; rows in the order of days, then hours.
-
-    Args:
-        features: which there are.
-    """
+    """The design of all hours of consecutive days; rows in the order of days, then hours."""
     dates = [first + timedelta(days=n) for n in range(days)]
     weekday = np.array([day.weekday() for day in dates], dtype=np.int64)
     slot = (weekday[:, None] * HOURS_PER_DAY + np.arange(HOURS_PER_DAY)[None, :]).ravel()

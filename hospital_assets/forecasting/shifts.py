@@ -66,7 +66,6 @@ class Suggestion:
 
     Attributes:
         roster: empty where the rules cannot be kept.
-        outcome: how the search ended.
         gain: sum of the gains of the doctors who are on.
     """
 

@@ -58,7 +58,6 @@ class Department:
         day_means: what is forecast of the seven days.
         present: the roster of the last seven days: (hour of that week, length in hours) -> doctors.
         budget: doctors' hours of a week.
-        target: of service.
     """
 
     history: Array

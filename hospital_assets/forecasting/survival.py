@@ -38,12 +38,7 @@ class Stays:
 
 
 def kaplan_meier(hours: Array, has_ended: Array) -> Stays | None:
-    """The survival of stays by Kaplan and Meier; None where none has ended.
-
-    Args:
-        hours: how long each has lasted.
-        has_ended: 1 where it has ended then, 0 where it goes on.
-    """
+    """The survival of stays by Kaplan and Meier; None where none has ended."""
     ended = has_ended.sum()
     if ended == 0:
         return None
@@ -61,7 +56,6 @@ def still_there(stays: Stays, ages: Array, ahead: Array) -> Array:
     """The chance that each of those who are in is there later; patients x times.
 
     Args:
-        stays: how long stays last.
         ages: hours that each has been in.
         ahead: hours from now.
     """
@@ -73,7 +67,6 @@ def come_and_there(stays: Stays, rates: Array, ahead: Array) -> Array:
     """How many of those who come from now on are there later.
 
     Args:
-        stays: how long stays last.
         rates: expected to come in each hour from now on.
         ahead: whole hours from now, at most as many as rates.
     """

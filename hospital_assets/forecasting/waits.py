@@ -62,12 +62,7 @@ class Bands:
 
 
 def simulated(ahead: Ahead, limit: float, replicates: int = REPLICATES) -> Bands:
-    """The two days, simulated again and again.
-
-    Args:
-        ahead: what is known.
-        limit: mean waits over this are long, in hours.
-    """
+    """The two days, simulated again and again; mean waits over the limit (in hours) are long."""
     shifts = sorted(ahead.shifts)
     means = np.empty((replicates, HOURS_AHEAD))
     seen, in_time = np.zeros(HOURS_AHEAD), np.zeros(HOURS_AHEAD)

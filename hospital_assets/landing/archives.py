@@ -103,9 +103,7 @@ def unpack(path: Path, folder: Path, profile: Profile, inside: str, limits: File
 
     Args:
         folder: an empty one to put them into; what has to be unpacked as a whole is put beside it.
-        profile: says which are taken.
         inside: the archive's own path below the profile's folder, of which theirs are made.
-        limits: of what the archive may become.
 
     Raises:
         UnreadableError: it is none or damaged, encrypted, too large unpacked, or holds what is no file of its folder.

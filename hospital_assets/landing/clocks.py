@@ -28,7 +28,6 @@ def split_sums(frame: Frame, columns: Mapping[str, str], summed: Collection[str]
     """Take sums apart, so that both pieces can be read.
 
     Args:
-        frame: with the text columns.
         columns: new wall clock column -> text column.
         summed: text columns that may hold sums.
 
@@ -49,12 +48,7 @@ def split_sums(frame: Frame, columns: Mapping[str, str], summed: Collection[str]
 
 
 def without_sum_is_zero(frame: Frame, sums: Mapping[str, str]) -> Frame:
-    """Minutes to add, by their text: none for a clock that is no sum; null where they cannot be read.
-
-    Args:
-        frame: with the columns.
-        sums: minutes column -> its text column.
-    """
+    """Minutes to add, by their text: none for a clock that is no sum; null where they cannot be read."""
     return frame.with_columns(
         **{
             minutes: nw.when(nw.col(text).is_null()).then(nw.lit(0.0)).otherwise(nw.col(minutes))

@@ -40,7 +40,6 @@ def destination(landing: Path, profile: Profile, subject: str | None = None) -> 
     """Where messages must land to feed a subject: the folder, and how a name must end.
 
     Args:
-        landing: the folder of all profiles.
         profile: whose subject's `format` says what the messages are.
         subject: the subject; None for a profile of HL7 v2 or FHIR, whose messages are of any subject.
 

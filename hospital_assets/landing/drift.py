@@ -46,10 +46,7 @@ class Drift:
     """One column that changed, in the files that have it so.
 
     Attributes:
-        profile: source profile.
-        subject: what the files feed.
         column: as landed (`new`), or ours.
-        verdict: what was made of it.
         first_file: the first of them by name.
     """
 
@@ -132,7 +129,6 @@ def _of_header(
     """Our columns that a CSV header delivers under another name, or not at all.
 
     Args:
-        header: the columns of the file.
         names: our column -> the names a source may give it, the usual one first.
         ever: our columns that any file of the feed has delivered.
     """

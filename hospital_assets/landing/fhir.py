@@ -164,8 +164,6 @@ def _of_bundle(text: str, position: int, number: int, lines: _Lines | None = Non
     """The entries of a Bundle; where it is damaged, those before, and then the rest as one problem.
 
     Args:
-        text: holds it.
-        position: where it opens.
         number: the least line number of its first entry.
         lines: tells on which line an entry stands; None where all stand on one.
     """

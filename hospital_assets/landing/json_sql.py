@@ -273,8 +273,6 @@ class JsonQuery(NamedTuple):
 
     Attributes:
         lines: the common table expressions before.
-        rows: what records are made of.
-        records: the columns of the records.
         kept: which rows count, and how they are grouped.
         by: what groups them, where they are grouped.
     """
@@ -295,7 +293,6 @@ def json_query(names: Sequence[str], spec: Subject, checked: str) -> JsonQuery:
     """SQL from lines of JSON to a subject's raw records.
 
     Args:
-        names: the columns wanted.
         checked: SQL of the lines: `source_file`, `_fallback`, `landed_at`, `source_line`, `record`,
             and `is_sound`, whether that is a JSON object.
     """

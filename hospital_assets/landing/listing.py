@@ -36,7 +36,6 @@ def listed(landing: Path, limits: FileLimits, is_fed: Callable[[str], bool] = la
 
     Args:
         landing: the folder; it may be a link itself.
-        limits: of a file's size.
         is_fed: whether a file of this name would be read: a folder called so is listed, too.
 
     Returns:

@@ -54,7 +54,6 @@ def change_quarantine(folder: Path, before: Mapping[str, str], after: Mapping[st
     """Store what a decision changed, and leave alone what others have changed since it was made.
 
     Args:
-        folder: of the warehouse file.
         before: what was read (`read_quarantine`) when the decision was made.
         after: what it shall be, in the order in which held files are tried.
     """

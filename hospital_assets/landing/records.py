@@ -34,7 +34,6 @@ class LandedFile:
         is_packed: the same in gzip.
         fallback: the service day of its records that state none.
         modified_ns: when it was delivered.
-        limits: what it may cost.
     """
 
     path: Path

@@ -29,7 +29,6 @@ class Profiles(Mapping[str, Profile]):
     """Source profiles by name, as they were when they were read.
 
     Attributes:
-        usable: name -> profile.
         unusable: name -> what is wrong; a profile that somebody is just writing must not stop the others. Those that
             landed files were read with before are among the usable ones, too, as they were then.
     """

@@ -98,7 +98,6 @@ def days_of_files(counts: pl.DataFrame, is_dated: bool, first: date) -> pl.DataF
     Args:
         counts: source_file, `_day` (dated subjects; null where a record states none), row_count,
             unreadable_count.
-        is_dated: whether the subject has service days.
         first: the day of records in files that state no day at all.
     """
     totals = counts.group_by("source_file").agg(

@@ -120,8 +120,6 @@ class StreamLanding:
     """Lands the messages of one stream in one folder; open it with `open_stream`.
 
     Attributes:
-        folder: where the files land.
-        stream: the stream's name in their names.
         ending: how their names end; it says whether they are HL7 v2 or JSON.
         positions: partition -> the next offset that is not landed; absent before the first.
     """

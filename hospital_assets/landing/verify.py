@@ -30,7 +30,6 @@ class Verified:
     Attributes:
         encoding: of the text, and how its records are laid out.
         compression: `gzip` or `none`.
-        is_blank: there is nothing but blanks in it.
         sample: some values of each column (CSV) or field (JSON lines).
     """
 

@@ -24,11 +24,8 @@ class Waiting:
     """One file that waits.
 
     Attributes:
-        source_file: its path below the landing folder.
-        file_sha256: its content.
         since_ns: when it was last modified, or when the first of its days came that had been planned.
         days: service days to refresh; empty for undated subjects and files that cannot be read.
-        subjects: what it feeds.
     """
 
     source_file: str
@@ -46,7 +43,6 @@ def waiting_files(
     Args:
         ledger: the landing folder as it is now.
         published: the stored ledger as `loads.read_ledger_copy` gives it.
-        subjects: the subjects asked for.
         last: the last service day; for days after it a file waits only once they are service days.
         is_open_ended: whether `last` is only the latest one so far.
     """

@@ -105,11 +105,9 @@ class LandingZone:
     """The landing folder of a data directory, and the connection that reads it.
 
     Attributes:
-        landing: the folder; one folder per source profile below it.
         spool: where normalised copies of awkward files are kept; may be deleted at any time.
         last: last service day, inclusive.
         connection: the warehouse's connection, so that reading and storing is one plan.
-        limits: what one file may cost.
         is_open_ended: whether the last service day is only the latest one so far.
     """
 
@@ -639,7 +637,6 @@ class _Seen:
         listed: what stands in the landing folder; what is equal otherwise may differ in that.
         ledger: the version of the published ledger.
         held_back: content hashes that must not be loaded, with their state.
-        last: the last service day.
     """
 
     listed: pl.DataFrame = field(compare=False)
@@ -736,7 +733,6 @@ class LandingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Files of some subjects that wait to be loaded; the warehouse may be in use meanwhile.
 
         Args:
-            subjects: the subjects asked for.
             held_back: as for `LandingZone.discover`.
             quiet_since_ns: as for `LandingZone.discover`.
             before_ns: only files that wait since before this time.

@@ -67,9 +67,7 @@ def listen_kafka(
 
     Args:
         bootstrap: brokers, as host:port,host:port.
-        landing: where to, and how far it is.
         stop: ends it; what is held lands first.
-        pace: when files are made.
         options: librdkafka's, as for TLS and SASL.
         until_end: stop where the topic ends.
         say: takes a line for each landed file and each trouble; never a message's content.

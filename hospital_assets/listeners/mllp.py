@@ -48,8 +48,6 @@ class ListenerOptions:
     """How a listener behaves.
 
     Attributes:
-        folder: where files land.
-        host: address to listen on.
         port: TCP port; 0 lets the system choose.
         processing_ids: MSH-11 codes that are accepted: P production, D debugging, T training.
         max_connections: further ones are closed at once; of one address, three quarters of them, so that no sender

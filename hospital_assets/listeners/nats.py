@@ -41,9 +41,7 @@ def listen_nats(
 
     Args:
         servers: as nats://host:port, several with commas.
-        landing: where to, and how far it is.
         stop: ends it; what is held lands first.
-        pace: when files are made.
         options: for `nats.connect`, as `user_credentials`.
         until_end: stop where the stream ends now.
         say: takes a line for each landed file and each trouble; never a message's content.

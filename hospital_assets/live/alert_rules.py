@@ -233,7 +233,6 @@ def corrected_vitals(
         corrected: the records that are corrections, as from `corrections`.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
-        settings: the limits.
         where: as `places` has them.
     """
     found: pl.DataFrame = validate_vitals(lazy(raw), lazy(hospitals), profiles).collect("polars").to_native()
@@ -474,7 +473,6 @@ def silent_feeds(newest: Mapping[str, datetime], limits: Mapping[str, float], wa
 
     Args:
         newest: feed -> when its newest file landed; a feed that never landed anything is not there.
-        limits: feed -> minutes.
         wall: the wall clock; files land in its time.
     """
     signals = []
@@ -503,7 +501,6 @@ def files_waiting(since_ns: Sequence[int], minutes: float, wall: datetime) -> li
 
     Args:
         since_ns: when each waiting file was last modified.
-        minutes: the limit.
     """
     oldest = datetime.fromtimestamp(min(since_ns) / 1e9, UTC) if since_ns else wall
     waited = (wall - oldest) / timedelta(minutes=1)
@@ -575,9 +572,7 @@ def run_signal(job: str, run_id: str, failed_steps: Sequence[str] | None, ended:
     """How a job's newest run ended.
 
     Args:
-        run_id: of the run, for those who look.
         failed_steps: None when it succeeded. Their messages stay in Dagster: they might quote a value.
-        ended: when.
     """
     where = f" in {', '.join(sorted(failed_steps)[:3])}" if failed_steps else ""
     return Signal(

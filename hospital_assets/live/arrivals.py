@@ -42,7 +42,6 @@ def hours_around(warehouse_file: Path, now: datetime, hospital: str, zone: str) 
 
     Args:
         warehouse_file: the warehouse; the copies are next to it.
-        hospital: its identifier, or `all`.
         zone: the one time zone of the hospitals.
     """
     clock = ZoneInfo(zone)

@@ -49,14 +49,12 @@ class Patient:
         bed: where the patient lies; empty where no message tells.
         doctor: the first provider; empty where nobody is known.
         triage_level: 1 to 5; None before triage.
-        triage_name: of the level.
         news2: score; None where it is unknown or does not apply.
         news2_change: how much it differs from the score before; None without one.
         has_red: whether a parameter scores 3.
         is_adult: whether NEWS2 is meant for the patient; None where the age is unknown.
         is_critical: of a critical triage level.
         age_years: on arrival.
-        complaint: in words.
         arrived_at: by the hospital's own clock.
         waited_minutes: from the earlier of arrival and triage until a provider came, or until now.
         status_minutes: how long this status has lasted.
@@ -125,7 +123,6 @@ class OpenAlert:
         summary: what is the matter; names no patient.
         place: where, in words.
         reference: of the patient on the board it is about; empty where it is about none.
-        since_minutes: how long it has been open.
         acknowledged_by: who takes care of it; empty for nobody yet.
     """
 
@@ -157,7 +154,6 @@ class Board:
         left_open: open records older than anybody waits or stays.
         newest_at: when the newest record was written; None without any.
         zone: the one zone of all hospitals shown; UTC where there are several.
-        alerts: open ones, the most urgent first.
         hours: arrivals by the hour around now; none where hospitals of several zones are shown.
     """
 
@@ -228,7 +224,6 @@ def read_board(
     Args:
         warehouse_file: the warehouse; the copies are next to it.
         key: makes references from visit numbers.
-        hospital: its identifier, or `all`.
         alerts: those of the outbox that are not resolved; of one hospital only its own are on the board.
     """
     visits = _visits(warehouse_file)

@@ -63,12 +63,7 @@ _ZONES = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Look:
-    """The findings of one look.
-
-    Attributes:
-        waiting: files that wait to be loaded, by feed.
-        opened: alerts it has opened.
-    """
+    """The findings of one look: files that wait to be loaded, by feed, and how many alerts it has opened."""
 
     waiting: Mapping[str, list[Waiting]]
     opened: int

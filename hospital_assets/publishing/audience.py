@@ -12,12 +12,7 @@ from hospital_assets.warehouse.dialect import quoted
 
 @dataclass(frozen=True)
 class Audience:
-    """Who a publication is for.
-
-    Attributes:
-        hospital_id: the hospital whose rows it holds; None for the whole network.
-        hospital_key: the hospital's key.
-    """
+    """Who a publication is for: a role at one hospital, or (None) in the whole network."""
 
     role: RoleName
     hospital_id: str | None = None

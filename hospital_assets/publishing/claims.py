@@ -38,8 +38,6 @@ class Claim:
     """What may be claimed of a publication, and why not more.
 
     Attributes:
-        level: in a word.
-        text: in a sentence.
         because: what keeps it from the next better level.
     """
 

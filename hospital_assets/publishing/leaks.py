@@ -44,12 +44,7 @@ _NO_NAMES = ("unknown", "anonymous", "unnamed", "noname", "notknown")
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that should not be there.
-
-    Attributes:
-        what: the kind of thing.
-        cells: in how many different values.
-    """
+    """Something that should not be there, and in how many different values."""
 
     table: str
     column: str
@@ -93,7 +88,6 @@ def check_leaks(
 
     Args:
         warehouse: whose connection sees the publication, too, and the tables of tokens.
-        policy: what was to be done.
     """
     connection = warehouse.connection
     promised = [promise for table in tables for promise in _promises(policy, audience, table)]
@@ -180,7 +174,6 @@ def normalised(expression: str, between: str = "") -> str:
     """Text as identifiers are compared: letters and digits in lower case, without accents, as SQL.
 
     Args:
-        expression: the text.
         between: what becomes of every other character.
     """
     return (
@@ -225,11 +218,7 @@ def _stored(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """A column of identifiers.
-
-    Attributes:
-        kind: what they are.
-    """
+    """A column of identifiers."""
 
     kind: str
     table: str

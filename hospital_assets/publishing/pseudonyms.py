@@ -150,12 +150,9 @@ def make_tokens(
     """Give every value of a domain its token, as a temporary table.
 
     Args:
-        connection: where the sources are.
         audience: whose tokens; those of another audience differ.
         domain: the kind of identifier.
         sources: (query that can stand after `from`, column) pairs, all text or all integers.
-        way: keyed hash, or drawn by lot.
-        key: for the keyed hash.
 
     Raises:
         KeyMissingError: the keyed hash was asked for without a key.

@@ -91,7 +91,6 @@ class Publication:
     """A version of a publication, open for reading. Close it, or use it in a `with`.
 
     Attributes:
-        manifest: what is in it, as `manifest.json` says.
         connection: read-only, without access to anything outside, its configuration locked.
     """
 
@@ -300,8 +299,6 @@ class Made:
     """A version that was published: its manifest, its leak report and what it took.
 
     Attributes:
-        manifest: as written.
-        report: what the leak check did.
         deleted: versions that are deleted with it because of their age.
     """
 
@@ -338,7 +335,6 @@ def publish_all(
     it is returned. What an audience may not see is a LeakError.
 
     Args:
-        policy: what the audiences may see.
         key: gives the pseudonym key; asked only when tokens or rounding need one.
         published_at: the wall clock; names the versions.
         data_as_of: the hospital's time; ages are counted to its year.

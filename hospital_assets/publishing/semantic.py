@@ -27,7 +27,6 @@ class Sums:
     """A figure by what it is summed from, as the contract calls the columns.
 
     Attributes:
-        name: as analysts know it.
         numerator: what is summed.
         denominator: what it is divided by the sum of; nothing for a count.
         among: key of those whose rows count: known ones that have any of the denominator at all, on whatever day.
@@ -176,7 +175,6 @@ class Figure:
     """A figure: a sum, or a sum over a sum.
 
     Attributes:
-        sums: what it is made of.
         choose: column of which one value must be chosen, or nothing.
         is_guarded: whether numerator or denominator may be missing, so that rows count that have both.
     """

@@ -30,7 +30,6 @@ def recompute_limits(
 
     Args:
         connection: holds `temp.protected_<table>`, with its rounded counts.
-        kind: a key of `LIMITS`.
         base: what counts are rounded to.
         rounded: metric, hospital_id and `rounded_count`: of how many rounded counts one of kpi_units is the sum.
     """
@@ -49,10 +48,6 @@ def _by_lot(base: int, counts: str) -> Callable[[nw.Expr], nw.Expr]:
     """The variance that rounding up or down by lot gives a sum of counts, by what is expected of the sum.
 
     Of a count whose remainder by the base may be any, (base² - 1) / 6; never more than `base - 1` times the count.
-
-    Args:
-        base: what counts are rounded to.
-        counts: column of how many there are.
     """
     return lambda expected: nw.min_horizontal(nw.col(counts) * ((base * base - 1) / 6), expected * float(base - 1))
 

@@ -55,12 +55,7 @@ Cell = tuple[Any, ...]
 
 @dataclass
 class Line:
-    """Cells that add up to a total.
-
-    Attributes:
-        parts: what is added up.
-        total: the cell that holds the total; None where the total is known from elsewhere.
-    """
+    """Cells that add up to a total, which is in a cell, or (None) known from elsewhere."""
 
     parts: list[Cell] = field(default_factory=list)
     total: Cell | None = None
@@ -76,7 +71,6 @@ def suppress(values: Mapping[Cell, Sequence[int]], lines: Sequence[Line], thresh
     Args:
         values: each cell's counts; a cell is small when any of them is from 1 to below the threshold.
         lines: everything that adds up. Cells of 0 stay: they are nobody.
-        threshold: counts below it are small.
 
     Returns:
         The small cells, and others chosen for their smallness.
@@ -241,7 +235,6 @@ def protect_small_cells(
     """Make protected copies of tables.
 
     Args:
-        policy: what is done to which table.
         secret: decides what is rounded up and what down, the same way in every version, so that
             publishing often tells nothing more.
     """
@@ -585,7 +578,6 @@ class _Source:
     """What another table shows of the same patients, summed up to the rows of a table.
 
     Attributes:
-        query: it.
         by: the columns of the key to join by.
         columns: count -> its column in the query.
         rest: what is left of the population without the parts in the query, and is the whole of the other counts;

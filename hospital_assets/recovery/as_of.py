@@ -53,13 +53,11 @@ def build_as_of(settings: Settings, moment: datetime, into: Path, build: Callabl
     """Make a data directory of what had landed by a moment, and build it; audited: it is a copy of records.
 
     Args:
-        moment: of the wall clock.
         into: the new directory; must not be there, or be empty.
         build: builds every table of a directory by its own settings; returns what failed.
 
     Raises:
         AsOfError: as `prepare_as_of`.
-        AuditError: it cannot be audited; then nothing is made.
     """
     event = Event(system_actor(), "export", statement=f"as of {moment.isoformat()} into {into.resolve()}")
     with audited(settings, event) as outcome:

@@ -90,8 +90,6 @@ class Entry:
     Attributes:
         path: below the data directory.
         mtime_ns: when it was last modified; the ledger knows landed files by it.
-        mode: permissions.
-        object: the object that holds it.
     """
 
     path: str
@@ -112,7 +110,6 @@ class Manifest:
     """What a backup holds.
 
     Attributes:
-        files: every file.
         folders: every folder, with its permissions.
         rows: rows of the tables of each database.
         audit_problems: what verifying the audit found when it was copied, in words.
@@ -183,7 +180,6 @@ class Standing:
     """How the backups of a folder stand.
 
     Attributes:
-        newest: the newest; None where there is none.
         verified: depth -> when one of them was last verified so and found whole; None: never.
         damaged: how many were not whole when they were last verified.
     """
@@ -199,8 +195,6 @@ class Made:
     """A backup that was made.
 
     Attributes:
-        files: how many it holds.
-        bytes: how much they are.
         added: bytes of objects that were not in the folder before.
         held_seconds: how long nobody else could write the warehouse.
         deleted: names of those that were deleted for it.
@@ -275,9 +269,7 @@ def note_verification(folder: Path, backup: Backup, at: datetime, depth: Depth, 
     """Write down beside the backups that one was verified, for who looks how they stand.
 
     Args:
-        folder: of the backups.
         depth: how; whose content came out whole has the right digests, too.
-        is_whole: whether it was as it was made.
 
     Raises:
         BackupError: what was noted before is not what was written.
@@ -387,11 +379,9 @@ def create_backup(
         folder: of its backups, and of no other directory's.
         recipients: public keys of those who can open it; none: it is not encrypted.
         keep: how many backups to keep, this one included.
-        say: called with a message when it has to wait.
 
     Raises:
         BackupError: the folder is not one for it, there is no room for copies, or a database is damaged.
-        AuditError: it cannot be audited; then nothing is done.
         WarehouseError: the warehouse is damaged, or another process keeps it.
     """
     name = taken_at.astimezone(UTC).strftime(_NAME)

@@ -71,7 +71,6 @@ class Erasure:
     Attributes:
         hashed: a keyed hash of the record number it was first asked for, which stands in the audit.
         was_published: whether there was a publication, so that there is to be one again.
-        was_begun: whether it was begun before.
     """
 
     person: Person
@@ -85,10 +84,8 @@ class Erased:
     """The result of an erasure.
 
     Attributes:
-        stripped: what was taken out of landed files, this time.
         alerts: how many rows of alerts were deleted.
         failures: what failed when everything was built anew.
-        left: where the person still is.
         unsearched: files that could not be searched whole.
         mentions: landed files in which others' records hold the person's number, with the first lines.
     """
@@ -108,11 +105,7 @@ class Erased:
 
 @dataclass(frozen=True)
 class Stripped:
-    """The records removed from a landed file.
-
-    Attributes:
-        file: below the landing folder.
-    """
+    """The records removed from a landed file, which is called by its path below the landing folder."""
 
     file: str
     records: int
@@ -159,12 +152,10 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
     What was interrupted is done from the start again, with what the person was called then.
 
     Args:
-        erasure: as `plan_erasure` found it.
         rebuild: rebuilds every table, and publishes if asked to; returns what failed.
 
     Raises:
         EraseError: a landed file holds the person in a way that cannot be taken out; nothing was changed.
-        AuditError: it cannot be audited; then nothing is changed.
     """
     person = erasure.person
     with audited(settings, Event(system_actor(), "erase", statement=f"person {erasure.hashed}")) as ending:

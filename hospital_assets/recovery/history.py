@@ -52,7 +52,6 @@ class Restored:
     """The result of a restore.
 
     Attributes:
-        version: from which.
         rows_before: rows in the table or its days before.
         rows_after: and afterwards: those of the version, compared value by value.
         was_different: whether anything had changed.
@@ -171,13 +170,11 @@ def export_version(
     """Write a table as it was to a file, or only count its rows; returns them. Audited.
 
     Args:
-        version: from `version_at`.
         into: a `.parquet` or `.csv` file, which is replaced; None to count.
 
     Raises:
         HistoryError: the table has no service days, was not there then, or the file is of another kind.
         WarehouseError: the version is not kept any more.
-        AuditError: it cannot be audited; then nothing is read.
     """
     formats = {".parquet": "format parquet, compression zstd", ".csv": "format csv, header"}
     if into is not None and into.suffix not in formats:
@@ -209,17 +206,11 @@ def restore(
 ) -> Restored:
     """Make a table, or some days of it, what it was, where it is stored now; all or nothing, compared, audited.
 
-    Args:
-        version: from `version_at`.
-        period: the service days; None for the whole table.
-        engine: as of `versions_of`.
-
     Raises:
         HistoryError: the table has no days, was not there then, is not now or lies in another lake, or the rows are
             not those of the version.
         SchemaMismatchError: the version is not what the contract says now.
         WarehouseError: the version is not kept any more.
-        AuditError: it cannot be audited; then nothing is restored.
     """
     asked = f"{contract.name} {period or 'all'} as of {version.at:%Y-%m-%d %H:%M:%S} UTC"
     with (

@@ -22,7 +22,6 @@ def copy_keys(
     """Copy the keys of pseudonyms and of the audit to a folder that holds nothing they protect; audited.
 
     Args:
-        into: the folder.
         backups_folder: where backups are: not there.
         recipients: public keys of those who can open the copies; none: they are as they are.
 

@@ -42,7 +42,6 @@ class Holding:
 
     Attributes:
         file: below the landing folder.
-        records: how many records are the person's.
         kept: the file without them; None where there are none.
         unclear: what stops an erasure.
         mentions: lines of what is somebody else's, in which the person's number stands, too.
@@ -67,7 +66,6 @@ class _Opened:
 
     Attributes:
         named: finds the person's names in it, as wholes.
-        is_named: whether any stands there.
         text: its records.
         source: how they are read.
         written: the file without some records; None where that cannot be done.
@@ -84,12 +82,7 @@ class _Opened:
 
 @dataclass(frozen=True)
 class _Unread:
-    """One that cannot be taken apart.
-
-    Attributes:
-        is_named: whether a name of the person stands in it.
-        why: in words.
-    """
+    """One that cannot be taken apart, why not, and whether a name of the person stands in it."""
 
     is_named: bool
     why: str
@@ -97,11 +90,7 @@ class _Unread:
 
 @dataclass(frozen=True)
 class LandedSearch:
-    """A search for a person in landed files.
-
-    Attributes:
-        shared: numbers of the person's visits that records of others have, too.
-    """
+    """A search for a person in landed files; `shared` are numbers of their visits that records of others have, too."""
 
     person: Person
     settings: Settings

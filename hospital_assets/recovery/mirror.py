@@ -77,12 +77,10 @@ def mirror(settings: Settings, warehouse: Warehouse) -> Mirroring:
     """Bring the mirror up to the warehouse, table by table; audited.
 
     Args:
-        settings: the data directory; name the mirror.
         warehouse: open, so that nobody else writes meanwhile.
 
     Raises:
         SettingsError: there is no mirror, or the package that writes it is not installed.
-        AuditError: it cannot be audited; then nothing is written.
     """
     tables = mirror_of(settings)
     from deltalake.exceptions import DeltaError
@@ -170,7 +168,6 @@ def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, ro
 
     Args:
         warehouse: open; the rows are of its connection.
-        tables: what the table is in.
         rows: with at least its columns.
     """
     import pyarrow.fs as arrow_fs

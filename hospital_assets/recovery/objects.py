@@ -166,7 +166,6 @@ class Objects:
     """The objects of a folder of backups.
 
     Attributes:
-        folder: of the backups; objects are below it.
         name_key: names are hashes under it.
         recipients: whom new objects are sealed for, as in the settings; none: they are packed only.
         known: objects that are in the folder.
@@ -259,7 +258,6 @@ def fetch(
     """Make a file of an object's content: whole, or not at all.
 
     Args:
-        folder: of the backups.
         stored: what it must be as it lies there.
         target: the file; an empty folder is made for it.
         identities: open what is sealed.

@@ -60,12 +60,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Text:
-    """A landed text and its records.
-
-    Attributes:
-        text: as it landed.
-        blocks: in their order.
-    """
+    """A landed text and its records."""
 
     text: str
     blocks: tuple[Block, ...]
@@ -147,7 +142,6 @@ def taken_apart(text: str, spec: Subject, *, is_exported: bool = False) -> Text:
     """A landed text with its records.
 
     Args:
-        text: decoded, as it landed.
         spec: how its reader reads it.
         is_exported: of a table that we wrote ourselves as CSV, with every quotation mark where it belongs.
     """

@@ -55,7 +55,6 @@ def verify_backup(settings: Settings, folder: Path, backup: Backup, identity: Pa
 
     Args:
         settings: a data directory, for room to unpack in; it need not be the one that the backup is of.
-        folder: of the backups.
         identity: the secret key; without it, of an encrypted backup only the objects are compared with the header.
 
     Raises:
@@ -130,8 +129,6 @@ class Restored:
     """A data directory that was restored.
 
     Attributes:
-        backup: from which backup.
-        files: how many files it has.
         rows: how many rows its databases hold, in all.
         erased_since: who was erased after the backup was made, and is back, by the hashes of the audit.
         is_accepted: whether the audit goes on from the backup's; not where it was broken when it was copied.
@@ -153,13 +150,11 @@ def restore_backup(
 
     Args:
         settings: the new data directory: not there, empty, or one that this backup was being restored into.
-        folder: of the backups.
         identity: the secret key of an encrypted backup.
         needs_stamp: whether to refuse a backup that the audit's key did not stamp.
 
     Raises:
         BackupError: the place is taken, the backup is damaged or was changed, or cannot be opened.
-        AuditError: it cannot be audited.
     """
     if needs_stamp and not _is_stamped(settings, backup):
         raise BackupError(

@@ -61,7 +61,6 @@ def take_snapshot(settings: Settings, taken_at: datetime, keep: int) -> tuple[Sn
 
     Raises:
         SnapshotError: nothing was ever built, or there is not enough room on the disk.
-        AuditError: it cannot be audited; then no snapshot is taken.
     """
     if not settings.warehouse_file.exists():
         raise SnapshotError(f"{settings.warehouse_file} is missing: run `hospital build` first")

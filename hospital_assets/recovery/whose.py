@@ -154,7 +154,6 @@ class Source:
     """How the records of a file are read.
 
     Attributes:
-        spec: how the file is taken apart.
         readings: what says whose they are; none of reference data.
         namespace: of the source's numbers.
         is_by_id: whether a patient's number is the id of a FHIR resource.
@@ -312,9 +311,6 @@ def said_in_objects(
     """Whom JSON records, FHIR resources and HL7 v2 messages name; of what is broken, nobody.
 
     Args:
-        text: what they stand in.
-        records: those asked for.
-        source: how they are read.
         person: who is looked for; a reference that does not say to what it leads may be to them.
     """
     pieces = [text.of(record) for record in records]

@@ -26,11 +26,7 @@ _PERSON = ("patient_key", "person_key")
 
 @dataclass(frozen=True)
 class Version:
-    """A figure as a version has it.
-
-    Attributes:
-        row: the KPI's row; None where the version has none.
-    """
+    """A figure as a version has it."""
 
     published_at: datetime
     row: dict[str, Any] | None

@@ -95,9 +95,6 @@ def stored_row(asked: Asked, rows: pl.DataFrame) -> dict[str, Any]:
 
     Where a key column pools all values as `all` and none was named, that is the row.
 
-    Args:
-        rows: the KPI, or what a reader sees of it.
-
     Raises:
         ExplainError: there is no such row, or there are several.
     """
@@ -131,7 +128,6 @@ def rows_behind(
 
     Args:
         warehouse: open; only temporary tables are made in it.
-        row: as it is stored.
     """
     inputs = _inputs(definitions, asked.kpi)
     facts = sorted(
@@ -260,10 +256,6 @@ def landed_records(
     definitions: dg.Definitions, warehouse: Warehouse, fact: Contract, keys: pl.DataFrame
 ) -> pl.DataFrame:
     """The landed records about some rows of a fact: where each is, when it was first seen, what became of it.
-
-    Args:
-        fact: whose rows.
-        keys: its first key column.
 
     Returns:
         key, subject, source_file, source_line, source_part, first_seen_at, fate; nothing of what the records hold.

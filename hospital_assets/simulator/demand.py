@@ -55,9 +55,6 @@ _DAYS, _EPIDEMICS = 1, 2
 def expected_arrivals(seed: int, start: date, days: int, scale: float) -> pl.DataFrame:
     """The rate of every hour at every hospital.
 
-    Args:
-        seed: decides the factors of days and the epidemics.
-
     Returns:
         hospital (number), hour_at (UTC second), service_date and hour_of_day (local), the factors season, trend,
         holiday, day and epidemic (added to the season), expected_arrivals, and of these epidemic_arrivals.

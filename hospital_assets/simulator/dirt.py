@@ -20,8 +20,6 @@ class Spoil:
     """One kind of record-level dirt.
 
     Attributes:
-        rate: share of records.
-        column: what it changes.
         expected: quarantine, correct, flag, duplicate or keep.
         value: the spoiled text, from the frame of chosen records and randomness.
     """

@@ -26,12 +26,7 @@ _WARDS = {
 
 
 def arrivals(rng: np.random.Generator, rates: pl.DataFrame) -> pl.DataFrame:
-    """Arrivals at each hospital: hospital, arrival, epidemic (came of one); sorted by arrival.
-
-    Args:
-        rng: what chance does: Poisson counts of every hour.
-        rates: see `demand.expected_arrivals`.
-    """
+    """Arrivals at each hospital: hospital, arrival, epidemic (came of one); sorted by arrival."""
     expected = rates["expected_arrivals"].to_numpy()
     counts = rng.poisson(expected)
     n = int(counts.sum())

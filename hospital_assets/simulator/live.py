@@ -34,7 +34,6 @@ class LiveNetwork:
     Attributes:
         start: first service day; history.
         live_start: the moment from which files land as they are recorded, UTC seconds.
-        dirty: with dirt.
         landed_until: everything recorded before has landed, UTC seconds.
     """
 
@@ -167,13 +166,10 @@ def go_live(
     """Land records as the clock passes them.
 
     Args:
-        land: from `prepare`.
         network: where to go on.
         now: the simulated clock, UTC seconds.
         keep: called with the network each time something has landed, so that a restart continues from there.
         is_over: waits for a number of seconds; True ends the simulation.
-        every_seconds: pause between deliveries.
-        say: is given what happens, in words.
     """
     end = datetime.combine(network.last_day + timedelta(days=1), datetime.min.time(), UTC)
     until = network.landed_until

@@ -36,7 +36,6 @@ def build_pool(
 
     Args:
         faker: for pools of names and streets.
-        visits_by_hospital: how many visits each hospital will have.
         day_one: first simulated day, as days since 1970.
 
     Returns:

@@ -23,13 +23,7 @@ from hospital_assets.simulator.truth import true_visits
 
 @dataclass(frozen=True)
 class Truth:
-    """What really is, behind the feeds.
-
-    Attributes:
-        visits: see `truth.true_visits`.
-        expected_arrivals: see `demand.expected_arrivals`.
-        roster: see `network.Network`.
-    """
+    """What really is, behind the feeds."""
 
     visits: pl.DataFrame
     expected_arrivals: pl.DataFrame
@@ -68,7 +62,6 @@ def simulate(
         ground_truth: folder for `dirt.parquet`, `visits.parquet`, `expected_arrivals.parquet` (of every hospital and
             hour) and `roster.parquet` (shifts as planned and as worked).
         scale: multiplies visits, staff and beds; 1 is about 1,370 visits a day.
-        seed: decides everything else.
     """
     if (landing / "native").exists():
         shutil.rmtree(landing / "native")

@@ -27,11 +27,7 @@ _READ = ("time_format",)
 
 
 def fates(warehouse: Warehouse) -> pl.DataFrame:
-    """What became of every landed record.
-
-    Returns:
-        subject, file, line, fate (kept, quarantined, duplicate) and the codes or the rule.
-    """
+    """What became of every landed record: its fate (kept, quarantined, duplicate), and the codes or the rule."""
     parts = [
         f"select '{subject}' as subject, source_file as file, source_line as line, "
         f"case when is_duplicate then 'duplicate' else 'quarantined' end as fate, "
@@ -52,7 +48,6 @@ def recall(truth: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         truth: `dirt.parquet` of the ground truth; file-level dirt is left out.
-        found: from `fates`.
     """
     records = truth.filter(pl.col("line").is_not_null(), pl.col("subject").is_in(list(_RULES)))
     joined = records.join(found, on=["subject", "file", "line"], how="left").with_columns(

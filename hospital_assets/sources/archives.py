@@ -59,7 +59,6 @@ def land_archive(
     that have changed take the place of the older ones, one by one. Who is killed does it again from the beginning.
 
     Args:
-        memory: of what has landed.
         inside: the archive's path below the profile's folder, and that of the folder of its files.
         room: a folder, not there yet, on the same disk as the landing folder.
         is_by_hand: land also what had landed and is not there as it was.

@@ -65,8 +65,6 @@ class Database(Protocol):
 
         Args:
             sql: with `:since` and `:until`.
-            moments: what they are.
-            seconds: how long it may take.
 
         Raises:
             RemoteError: it fails, in words.
@@ -341,7 +339,6 @@ class _Product:
     """What a product has its own words for.
 
     Attributes:
-        drivers: what names of its ODBC drivers hold.
         now: asks for its time, in UTC.
         session: what makes a session read-only and in UTC.
         limit: what limits how long a query takes.

@@ -89,7 +89,6 @@ def compared(
     Args:
         query: names the columns of the key, and when a row was written.
         landed: files of the query's rows.
-        there: files of the keys that the database has.
         since: landed rows that were written before are not looked for.
         room: a folder for what does not fit into memory.
 
@@ -131,7 +130,6 @@ def write_rows(source: Path, target: Path, numbers: Sequence[int], *, is_kept: b
     """Write some rows of a Parquet file, or all but these, as they are.
 
     Args:
-        target: the file to write.
         numbers: of rows, from 0, in order.
         is_kept: whether these are written, or the others.
 

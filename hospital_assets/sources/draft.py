@@ -79,9 +79,7 @@ class Draft:
 
     Attributes:
         text: TOML with comments; it parses.
-        profile: what it says.
         subjects: what the file was taken for.
-        doubts: what somebody should look at, in words.
     """
 
     text: str

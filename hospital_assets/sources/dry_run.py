@@ -46,9 +46,7 @@ class Trial:
 
     Attributes:
         source_file: the file, relative to what was tried.
-        subject: the subject, `other_records`, or `unknown`.
         state: as in raw_landed_files.
-        problem: what is wrong with the file, or None.
         clean: how many would be in the cleaned table.
         columns: our column -> what it is read from; `—` where the source has nothing.
         quarantined: rule -> records.

@@ -117,7 +117,6 @@ class _Manifest:
         """Read a manifest.
 
         Args:
-            text: JSON.
             status: the address it is from; those of files may be relative to it.
 
         Raises:
@@ -163,12 +162,8 @@ def pull_export(
     """Do what can be done now of a profile's export: begin one, ask after it, bring its files, land them.
 
     Args:
-        profile: whose source names a FHIR server.
-        memory: how far its exports are.
         pulled: what it comes to; `waiting` is 1 while the server prepares an export.
         sleep: waits for some seconds, where the server will be ready soon.
-        until: whether to stop before the next file.
-        environment: says where the client's key is.
 
     Raises:
         RemoteError: the server refuses, fails, or says what cannot be.

@@ -93,7 +93,6 @@ class Look:
         reason: what failed and what to do; empty where nothing did.
         brought: entries that are here.
         waiting: entries that may still be written.
-        refused: entries that never will be brought as they are.
     """
 
     tried_at: datetime
@@ -233,7 +232,6 @@ class Memory:
         """A look has ended.
 
         Args:
-            at: when.
             complete_at: when it began, where nothing is left to do of what it found.
             listed_all_at: when everything was listed last; without it, the next look lists everything.
         """

@@ -50,10 +50,8 @@ def pull(
     """Look at a profile's source and bring what is new; one program at a time does, the next one waits.
 
     Args:
-        profile: with a source.
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
-        remote: reaches an address.
         lists_all: list everything, or look for deleted rows, also where it was within the hour.
     """
     source = profile.source

@@ -56,10 +56,8 @@ def pull_queries(
     """Run a profile's queries and land what they give.
 
     Args:
-        profile: whose source names a database.
         memory: until when each query was asked.
         pulled: what it comes to: files brought; a query that fails is in `failed` and stops no other.
-        environment: has the database's URL.
         compares_all: look for deleted rows, also where it was done within the hour.
 
     Raises:

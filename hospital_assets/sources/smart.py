@@ -57,11 +57,7 @@ _STATUSES = {400: "invalid", 401: "login", 403: "forbidden", 404: "not-found", 4
 
 
 class LaterError(Exception):
-    """The server asks to come again later.
-
-    Attributes:
-        seconds: when.
-    """
+    """The server asks to come again in some seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"again in {seconds:.0f} s")
@@ -110,11 +106,8 @@ class FhirServer:
         """An answer, whatever its status, but for one that asks to wait; its body is not read yet.
 
         Args:
-            method: of HTTP.
             url: where; a redirect is followed on the same server only.
             with_token: whether the token goes along, where there is one.
-            accept: media type.
-            more: for `requests`.
 
         Raises:
             LaterError: the server asks to wait (429, 503).

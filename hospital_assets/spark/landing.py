@@ -191,7 +191,6 @@ def json_records(lines: DataFrame, subject: str, spec: Subject) -> DataFrame:
 
     Args:
         lines: source_file, source_line, line, and what else is to be stored with a record.
-        spec: how the source names its fields.
     """
     strict = without_nan(F.col("record"))
     is_sound = (

@@ -199,7 +199,6 @@ def start_session(
 
     Args:
         master: where it runs: `local[2]`, `spark://host:port`, `yarn`, `k8s://...`.
-        more: Spark configuration beyond ours.
         wrapped: see `java_home`.
 
     Raises:

@@ -94,10 +94,6 @@ def observations(lines: DataFrame, profiles: Profiles, profile: str = "native") 
     """Records with the columns of raw_vitals, each observation once.
 
     The same observation is the same id, written at the same moment; a correction is another one.
-
-    Args:
-        lines: from `from_files` or `from_kafka`.
-        profile: the source they come from.
     """
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -135,9 +131,7 @@ def start(
     Args:
         lines: from `from_files` or `from_kafka`.
         hospitals: hospital_id, time_zone.
-        patients: dim_patient, or the copy of it.
         sink: folder for the Delta tables it writes, `VITALS` and `QUARANTINE`, and for its checkpoint.
-        profile: the source the lines come from.
         until_done: end when everything that is there has been read, instead of waiting for more.
     """
     from pyspark.sql import functions as F  # noqa: N812

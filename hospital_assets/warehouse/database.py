@@ -92,8 +92,6 @@ class Warehouse:
     """The warehouse file opened by this process. Use `open_warehouse`.
 
     Attributes:
-        file: the DuckDB file.
-        connection: to it.
         in_memory_rows: how many rows at most are read into memory to be computed there.
         writes: how often tables were replaced or dropped since it was opened.
     """
@@ -197,8 +195,6 @@ class Warehouse:
         A nullable column that the contract has gained since the table was last written is null.
 
         Args:
-            contract: of the table.
-            period: the service days; None for all.
             may_be_absent: whether a table that was never written has no rows.
 
         Raises:
@@ -267,9 +263,7 @@ class Warehouse:
         An empty frame leaves an empty table or period.
 
         Args:
-            contract: what the table is; decides names and types.
             frame: exactly the contract's columns, in any order.
-            period: the service days to replace; None replaces the whole table.
             also: bookkeeping that belongs to the same transaction.
             cause: why, as in the id of a run; for the history of a mirror.
 
@@ -412,7 +406,6 @@ class Warehouse:
         """Make a table of rows that are stored elsewhere.
 
         Args:
-            contract: what the table is.
             select: how DuckDB reads them.
             also: bookkeeping that belongs to the same transaction.
         """
@@ -434,12 +427,7 @@ _MOST_REMEMBERED = 4
 def stored_columns(
     connection: duckdb.DuckDBPyConnection, contract: Contract | None = None
 ) -> dict[str, dict[str, str]]:
-    """Stored table, as `schema.table`, -> its columns and their types as contracts spell them; views are left out.
-
-    Args:
-        connection: to the file.
-        contract: only of this table.
-    """
+    """Stored table, as `schema.table`, -> its columns and their types as contracts spell them; views are left out."""
     of_one = "and schema_name = ? and table_name = ?" if contract else ""
     found: dict[str, dict[str, str]] = {}
     for table, column, kind in connection.execute(
@@ -480,7 +468,6 @@ def assert_stored(
     """Refuse a stored table that is not as its contract has it, but for nullable columns that it lacks.
 
     Args:
-        contract: names the table.
         stored: column -> type.
         wanted: column -> type, and whether it may be null.
         others: other differences, in words.
@@ -763,11 +750,7 @@ _PLANNING = {"disabled_optimizers": "partial_aggregate_pushdown"}
 
 
 def scratch_connection(**config: str) -> duckdb.DuckDBPyConnection:
-    """A connection without a file that plans, and reads clocks, as the warehouse's do.
-
-    Args:
-        **config: DuckDB's own settings.
-    """
+    """A connection without a file that plans, and reads clocks, as the warehouse's do."""
     connection = duckdb.connect(config={**_PLANNING, **config})
     connection.execute("set TimeZone = 'UTC'")
     return connection

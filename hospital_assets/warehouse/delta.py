@@ -103,7 +103,6 @@ class Version:
     """A version of a table.
 
     Attributes:
-        number: of the log.
         at: when it was committed.
         rows: of the whole table; None where the writer did not say.
         days: the service days that were replaced, in words; empty for all.
@@ -124,7 +123,6 @@ class DeltaTables:
     Attributes:
         root: a path, or an address such as `s3://bucket/folder`. On a cluster every executor must
             see it under the same name. Keys and endpoint of a store come from its usual environment.
-        kept_days: how long versions stay.
     """
 
     root: str
@@ -208,9 +206,7 @@ class DeltaTables:
         the other replaces what that one left.
 
         Args:
-            contract: what the table is.
             folder: from `new_folder`, with Parquet files, in `service_date=` folders where it is partitioned.
-            days: the service days to replace; None replaces all.
             start_over: a table with other columns is replaced whole, instead of refused.
             append: the rows that are there stay, too.
             batch: of a stream, as its name and number; one that was committed before changes nothing.
@@ -334,9 +330,7 @@ class DeltaTables:
         """Delete files that no version of the last days has, those of killed writers too; returns them.
 
         Args:
-            contract: what the table is.
             kept_days: must exceed the longest build, whose files are not committed yet; None for the table's.
-            dry_run: only name them.
         """
         table = self.open(contract)
         if table is None:
@@ -373,9 +367,7 @@ class DeltaTables:
         """The rows of a version, or of some service days of it, as Arrow reads them: nothing is read yet.
 
         Args:
-            contract: what the table is.
             source: the version; or a folder from `new_folder`, whose files no version has yet.
-            days: of a version.
 
         Raises:
             WarehouseError: its files were deleted, because they were older than is kept.

@@ -41,9 +41,6 @@ def record_loads(warehouse: Warehouse, contract: Contract, period: Period | None
 
     Args:
         warehouse: in the transaction that has just replaced the rows.
-        contract: the raw table of a subject.
-        period: the service days that were replaced; None for the whole table.
-        run_id: the Dagster run.
     """
     subject = contract.name.removeprefix("raw_")
     day = quoted(PARTITION_COLUMN) if contract.partitioned else "cast(null as date)"

@@ -173,7 +173,6 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
 
     Args:
         raw: raw_er_visits, also of days around those that are asked for.
-        hospitals: cleaned_hospitals, for the time zones.
         period: the service days; None: not known, and no visit lies outside of them.
     """
     thing = ["hospital_id", "patient_id", "visit_id"]

@@ -224,7 +224,6 @@ def without_placeholders(frame: Frame, profiles: Profiles, columns: Mapping[str,
 
     Args:
         frame: records with `source_profile`, the read columns and their texts.
-        profiles: the source profiles, which may name further texts (`placeholders`).
         columns: read column -> text column.
     """
     own = _placeholders(profiles)
@@ -516,7 +515,6 @@ def split(validated: Frame, raw: Frame, subject: str, rules: Sequence[Rule]) -> 
     Args:
         validated: all raw records with `rule` (null = sound) and the cleaned columns.
         raw: the raw records, for the landed text of those quarantined.
-        subject: the subject, as in `cleaned_<subject>`.
         rules: every rule that may stand in `rule`.
     """
     cleaned = CONTRACTS[f"cleaned_{subject}"]

@@ -26,7 +26,6 @@ def versions(frame: Frame, key: str, changed_at: str) -> Frame:
 
     Args:
         frame: one record per `key` and `changed_at`.
-        key: natural key.
         changed_at: instant from which the record holds.
     """
     return (
@@ -65,7 +64,6 @@ def key_at(facts: Frame, dimension: Frame, *, natural: str, at: str, key: str, a
     Args:
         facts: any frame with `natural` and `at`.
         dimension: an SCD2 dimension with `natural`, `valid_from_at`, `valid_to_at`, `key`.
-        natural: natural key column of both.
         at: instant column of the facts.
         key: surrogate key to add; -1 where there is no such member.
         also: further columns of the dimension to add.

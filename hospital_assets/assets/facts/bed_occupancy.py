@@ -129,7 +129,6 @@ def occupied(hours: Frame, flow: Frame, departments: Frame, period: Period) -> F
 
     Args:
         hours: as from `department_hours`.
-        period: the days of the hours.
     """
     # A margin of a day on both sides holds every zone's local days.
     first = nw.lit(datetime.combine(period.first - timedelta(days=1), datetime.min.time(), UTC))

@@ -50,7 +50,6 @@ def planned(raw: Frame, loaded: Frame, hospitals: Frame, profiles: Profiles) -> 
     Args:
         raw: raw_doctor_shifts_ahead; what is not sound is quarantined when its day has come.
         loaded: cleaned_doctor_shifts; a shift that was moved to a day that has come is not ahead any more.
-        hospitals: cleaned_hospitals.
     """
     sound = validate_doctor_shifts(raw, hospitals, profiles).filter(nw.col("rule").is_null())
     written = loaded.group_by("shift_id").agg(_written=nw.col("recorded_at").max())

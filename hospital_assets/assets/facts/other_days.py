@@ -29,7 +29,6 @@ class OtherDays:
     """That a fact depends on other days of some inputs.
 
     Attributes:
-        fact: the fact table.
         inputs: the tables whose records of other days may change it.
         stale: from the fact and the inputs, by name, and the source profiles: the stored rows (with
             `service_date`) that would be different now.

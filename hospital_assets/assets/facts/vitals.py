@@ -36,7 +36,6 @@ def scored(observations: Frame, patients: Frame) -> Frame:
     """Observation sets with the patient as of the measurement, the age then, and NEWS2.
 
     Args:
-        observations: columns of cleaned_vitals.
         patients: dim_patient, or what live alerts know of it.
     """
     frame = key_at(

@@ -51,9 +51,6 @@ def drift(daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
 
     The measure is CRPS over what it would be if the forecasts were the truth: 1 in the mean, however many come. The
     limit is three standard deviations (by moving ranges) over the mean of the weeks before.
-
-    Args:
-        daily: forecast_arrivals_daily.
     """
     contract = CONTRACTS["kpi_forecast_drift"]
     over = daily["service_date"].max()
@@ -100,12 +97,7 @@ def _limited(weeks: pl.DataFrame) -> pl.DataFrame:
 
 
 def accuracy(hourly: pl.DataFrame, daily: pl.DataFrame, arrivals: pl.DataFrame) -> pl.DataFrame:
-    """Scores of forecasts whose hour or day is over.
-
-    Args:
-        hourly: forecast_arrivals_hourly.
-        daily: forecast_arrivals_daily.
-    """
+    """Scores of forecasts whose hour or day is over."""
     contract = CONTRACTS["kpi_forecast_accuracy"]
     over = daily["service_date"].max()
     if not isinstance(over, date):

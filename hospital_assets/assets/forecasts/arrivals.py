@@ -106,7 +106,6 @@ def forecasts(
         triaged: see `triaged_by_hour`.
         now: the hospital's time; a day that is not over there is no as-of day.
         calendars: hospital -> whose holidays it keeps, where the settings name them.
-        challengers: methods besides the two rivals.
 
     Raises:
         SettingsError: a challenger is not installed.
@@ -188,8 +187,6 @@ class _Expected:
 
     Attributes:
         as_of: the day before them.
-        labels: of the rows.
-        made: the distribution.
         hours: days x 24, how long each exists.
         holidays: by day.
     """

@@ -238,9 +238,7 @@ class Known:
 
     Attributes:
         ahead: what is forecast of the days after it.
-        arrivals: by hour.
         visits: see `_in_hours`.
-        shifts: of doctors.
     """
 
     as_of: date

@@ -76,7 +76,6 @@ def methods(made: pl.DataFrame, waited: pl.DataFrame, as_of: Sequence[date]) -> 
 
     Args:
         made: forecast_waits_hourly, of these days and the four weeks before; what was not over is not used.
-        waited: see `came`.
     """
     from hospital_assets.forecasting.gate import ORIGINS
 

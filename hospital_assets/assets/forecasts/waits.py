@@ -66,7 +66,6 @@ def waits(arrivals: pl.DataFrame, visits: pl.DataFrame, hospitals: pl.DataFrame)
     """Bands of the mean wait of an hour, by as-of day, hospital and hour ahead: as in the same hour of four weeks.
 
     Args:
-        arrivals: forecast_arrivals_hourly.
         visits: fact_emergency_visits; what was not known on an as-of day is not used for it.
     """
     ahead = arrivals.filter(pl.col("is_shipped"), pl.col("hospital_id") != ALL, pl.col("existing_hours") > 0).select(
@@ -139,7 +138,6 @@ def simulated_waits(
     """The same bands from simulations of the queue, where the roster of both days was known on the as-of day.
 
     Args:
-        hourly: forecast_arrivals_hourly.
         daily: forecast_arrivals_daily, of the same as-of days.
         visits: fact_emergency_visits; of this and the next, what was not known on an as-of day is not used for it.
         shifts: fact_doctor_shifts and fact_doctor_shifts_ahead; `recorded_at` is since when each is known.

@@ -49,9 +49,6 @@ def days_of_hospitals(hourly: Frame) -> Frame:
     """The days on which a hospital's arrivals are known: service_date, hospital_id.
 
     From its first arrival on; days without any in gaps that are no gaps in the data are days on which nobody came.
-
-    Args:
-        hourly: kpi_arrivals_hourly.
     """
     day, at = nw.col("service_date"), ["hospital_id", "service_date"]
     came = (
@@ -121,13 +118,7 @@ def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Fr
 
 
 def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
-    """Arrivals per hour that existed, days on which nobody came among them.
-
-    Args:
-        hourly: kpi_arrivals_hourly.
-        hospitals: dim_hospital.
-        dates: dim_date.
-    """
+    """Arrivals per hour that existed, days on which nobody came among them."""
     at = ["hospital_id", "service_date"]
     known = checkpoint(days_of_hospitals(hourly))
     # Of days without a record of anybody there are no hours yet.

@@ -184,7 +184,6 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
     """Visits of critical patients and whether they waited for too long.
 
     Args:
-        visits: visits with their hospital.
         as_of: the moment until which open visits have waited.
     """
     critical = visits.filter(is_critical()).with_columns(as_of_at=as_of)
@@ -224,11 +223,7 @@ def kpi_op18(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: F
 
 
 def op18(visits: Frame) -> Frame:
-    """OP-18 in its four strata.
-
-    Args:
-        visits: visits with hospital, period_date and is_mental_health.
-    """
+    """OP-18 in its four strata, of visits with hospital, period_date and is_mental_health."""
     frame = visits.with_columns(_start_at=wait_start()).select(
         "hospital_id",
         "is_cancelled",

@@ -20,8 +20,6 @@ def with_totals(frame: Frame, by: Sequence[str], totalled: Sequence[str], figure
     Args:
         frame: rows with text columns `totalled`.
         by: columns that always group.
-        totalled: columns that also take the value `all`.
-        figures: aggregations by name.
     """
     levels = []
     for pooled in itertools.product((False, True), repeat=len(totalled)):

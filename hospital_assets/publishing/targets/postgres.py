@@ -92,11 +92,7 @@ class PostgresError(PublicationError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A publication that the server has now.
-
-    Attributes:
-        rows: of all tables together.
-    """
+    """A publication that the server has now, and the rows of all its tables."""
 
     audience: str
     version: str
@@ -191,7 +187,6 @@ def grant_login(connection: Connection, policy: Policy, login: str, audience: st
 
     Args:
         connection: of a role that may create roles; something must have been loaded.
-        policy: says which roles there are.
         audience: `analyst`, `doctor-H1`, ...
 
     Raises:

@@ -117,7 +117,6 @@ def parse_numbers(frame: Frame, columns: Mapping[str, str]) -> Frame:
     """Add Float64 columns read from text columns; what is not a finite number becomes null.
 
     Args:
-        frame: any frame.
         columns: new column -> text column.
     """
     return _engine(frame).parse_numbers(frame, columns)
@@ -206,7 +205,6 @@ def plus_minutes(frame: Frame, clocks: Mapping[str, str]) -> Frame:
     """Clocks or instants some minutes later, to the microsecond; null where either is.
 
     Args:
-        frame: any frame.
         clocks: column -> column with the minutes, which may have a fraction.
     """
     return _engine(frame).plus_minutes(frame, clocks)
@@ -221,7 +219,6 @@ def json_rows(frame: Frame, column: str, items: str, fields: Sequence[str]) -> F
     """One row per object in a list that a JSON column holds, in place of the column.
 
     Args:
-        frame: any frame.
         column: the JSON column, of objects; rows whose list is empty or missing give none.
         items: the member that is the list.
         fields: members of the objects in it, all texts; added as columns.
@@ -273,7 +270,6 @@ def local_clocks(frame: Frame, clocks: Mapping[str, str], zone: str) -> Frame:
     """Add wall clocks (naive) of instant columns in the row's IANA zone.
 
     Args:
-        frame: any frame.
         clocks: new wall clock column -> instant column.
         zone: column with the IANA zone.
     """
@@ -284,7 +280,6 @@ def join_valid(frame: Frame, versions: Frame, *, on: str, at: str, valid: tuple[
     """Add the columns of the version that held at an instant; null where none did. Every row stays.
 
     Args:
-        frame: any frame.
         versions: of the same engine; its other columns are new to the frame.
         on: column of both that says of what it is a version.
         at: instant column of the frame.

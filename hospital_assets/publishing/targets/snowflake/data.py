@@ -30,9 +30,7 @@ def export(
     """Write the Parquet files that load.sql loads, from the publications; returns their rows.
 
     Args:
-        rendering: of the same policy.
         policy: must be the one the publications were made with.
-        folder: where the rendering was written.
         key: gives the key of pseudonyms; asked only when a role has tokens made with it.
 
     Raises:
