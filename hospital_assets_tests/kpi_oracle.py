@@ -3,7 +3,7 @@
 Independent of the transforms on purpose: loops, dictionaries and the standard library; nothing is imported from the
 package. A definition that changes has to be changed here too, by somebody who reads it again. An oracle is a function
 of the stored rows that gives the expected rows of one table: key -> the columns it vouches for. Here facts are taken
-as they are, so that every table can be held against it however spoilt the records; `oracle` makes the facts, too.
+as they are, so that every table can be held against it however spoilt the records; `oracle` says what they must be.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
+
+from hospital_assets_tests.oracle import newest, principal_codes
 
 Row = dict[str, Any]
 Expected = dict[tuple[Any, ...], Row]
@@ -1265,23 +1267,22 @@ PLANNED = ("Z510", "Z511", "Z50", "Z5189")
 
 
 def kpi_readmissions(stored: Stored) -> Expected:
-    principal: dict[str, Row] = {}
-    for row in sorted(stored.rows("cleaned.cleaned_diagnoses"), key=lambda r: (r["sequence"], r["icd_code"])):
-        principal.setdefault(row["visit_id"], row)
+    principal = principal_codes(stored.rows("cleaned.cleaned_diagnoses"))
     operations: dict[str, set[str]] = defaultdict(set)
-    for row in stored.rows("cleaned.cleaned_procedures"):
+    for row in newest(stored.rows("cleaned.cleaned_procedures"), "procedure_id"):
         operations[row["visit_id"]].add(row["procedure_code"])
     by_person: dict[Any, list[Row]] = defaultdict(list)
     stays = []
     for stay in stored.stays:
         if stay["stay_class"] != "inpatient":
             continue
-        code = principal.get(stay["stay_id"])
+        version, code = principal.get(stay["stay_id"], (None, None))
         done = operations[stay["stay_id"]]
         end = stay["stay_end_at"]
         stay = {
             **stay,
-            "code": code and code["icd_code"],
+            "version": version,
+            "code": code,
             "admitted": stay["stay_start_at"].astimezone(stay["zone"]).date(),
             "discharged": end.astimezone(stay["zone"]).date() if end else None,
             "until": end or stay["segment_start_at"] + 30 * DAY,
@@ -1303,12 +1304,9 @@ def kpi_readmissions(stored: Stored) -> Expected:
         return min(later, key=lambda s: (s["stay_start_at"], s["stay_id"]), default=None)
 
     def is_cancer(stay: Row) -> bool:
-        code = stay["code"] or ""
-        place = int(code[1:3]) if code[:1] in ("C", "D") and code[1:3].isdigit() else None
-        if place is None:
-            return False
-        named = (code[0] == "C" and place <= 96) or (code[0] == "D" and (place <= 9 or 37 <= place <= 49))
-        return named and not stay["surgery"]
+        group, ranges = (stay["code"] or "")[:3], {9: (("140", "209"), ("230", "239"))}
+        ranges[10] = (("C00", "C96"), ("D00", "D09"), ("D37", "D49"))
+        return any(a <= group <= b for a, b in ranges.get(stay["version"], ())) and not stay["surgery"]
 
     def reason(stay: Row) -> str | None:
         if stay["discharged"] is None:
@@ -1418,13 +1416,27 @@ def _day_bounds(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
     return start, end
 
 
+def _with_patients(stored: Stored, table: str) -> Expected:
+    """What a table must have at least: of each day that is in it, the departments in which anybody was."""
+    days, beds = {row["service_date"] for row in stored.rows(f"kpis.{table}")}, _beds(stored)
+    return {
+        (day, department): {}
+        for department, spells in _spells(stored).items()
+        if department in beds
+        for zone in [stored.zones[beds[department][0]["hospital_id"]]]
+        for day in days
+        for start, end in [_day_bounds(day, zone)]
+        if any(s["start"] < min(end, stored.as_of) and s["end"] > start for s in spells)
+    }
+
+
 def kpi_occupancy_daily(stored: Stored) -> Expected:
     """Minutes occupied, patients at 24:00 and the most at one moment, on the days that the table has."""
     beds, spells = _beds(stored), _spells(stored)
     for department, versions in beds.items():
         if versions[0]["department_name"] != "Emergency":
             spells[f"{versions[0]['hospital_id']}-INPATIENT"] += spells[department]
-    found: Expected = {}
+    found = _with_patients(stored, "kpi_occupancy_daily")
     for row in stored.rows("kpis.kpi_occupancy_daily"):
         start, end = _day_bounds(row["service_date"], stored.zones[row["hospital_id"]])
         here = [s for s in spells[row["department_id"]] if s["start"] < end and s["end"] > start]
@@ -1454,7 +1466,7 @@ def kpi_occupancy_daily(stored: Stored) -> Expected:
 
 def kpi_department_flow_daily(stored: Stored) -> Expected:
     spells, beds = _spells(stored), _beds(stored)
-    found: Expected = {}
+    found = _with_patients(stored, "kpi_department_flow_daily")
     for row in stored.rows("kpis.kpi_department_flow_daily"):
         if row["department_id"] not in beds:
             continue
@@ -1523,6 +1535,10 @@ def kpi_crowding_hourly(stored: Stored) -> Expected:
         department = departments[row["department_key"]]
         if department["department_name"] == "Emergency":
             on_shift[stored.hospitals[row["hospital_key"]]["hospital_id"]].append(row)
+    ventilated: dict[str, datetime] = {}
+    for row in newest(stored.rows("cleaned.cleaned_procedures"), "procedure_id"):
+        if row["procedure_code"].startswith("5A19") and row["performed_at"]:
+            ventilated[row["visit_id"]] = min(row["performed_at"], ventilated.get(row["visit_id"], row["performed_at"]))
     found: Expected = {}
     for row in stored.rows("kpis.kpi_crowding_hourly"):
         hospital, hour = row["hospital_id"], row["hour_start_at"]
@@ -1535,6 +1551,10 @@ def kpi_crowding_hourly(stored: Stored) -> Expected:
             if s["shift_start_at"] <= hour < s["shift_end_at"]
         }
         longest = max(((hour - v["decision_at"]) / HOUR for v in boarders), default=0.0)
+        on_ventilator = sum(1 for v in here if v["visit_id"] in ventilated and ventilated[v["visit_id"]] <= hour)
+        roomed = [v for v in here if v["room_at"] and v["room_at"] <= hour]
+        newest_at = max((v["room_at"] for v in roomed), default=None)
+        to_bed = [(v["room_at"] - v["arrival_at"]) / HOUR for v in roomed if v["room_at"] == newest_at]
         weights = sum(6 - v["triage_level"] for v in here if v["triage_level"])
         mine = [d for d in beds.values() if d[0]["hospital_id"] == hospital]
         ed = sum(_capacity(d, hour) or 0 for d in mine if d[0]["department_name"] == "Emergency")
@@ -1542,14 +1562,16 @@ def kpi_crowding_hourly(stored: Stored) -> Expected:
         free = len(doctors) * (ed - len(boarders))
         nedocs = None
         if ed and wards:
-            nedocs = 85.8 * len(here) / ed + 600 * len(boarders) / wards + 13.4 * row["ventilated_count"]
-            nedocs += 0.93 * longest + 5.64 * (row["last_door_to_bed_hours"] or 0.0) - 20
+            nedocs = 85.8 * len(here) / ed + 600 * len(boarders) / wards + 13.4 * on_ventilator
+            nedocs += 0.93 * longest + 5.64 * max(to_bed, default=0.0) - 20
         found[hospital, hour] = {
             "ed_patients_count": len(here),
             "ed_bed_count": ed or None,
             "hospital_bed_count": wards or None,
             "boarders_count": len(boarders),
             "longest_boarding_hours": longest,
+            "ventilated_count": on_ventilator,
+            "last_door_to_bed_hours": max(to_bed, default=0.0),
             "nedocs_score": None if nedocs is None else min(200.0, max(0.0, nedocs)),
             "attendings_count": len(doctors),
             "triage_weight_sum": weights,
