@@ -67,12 +67,19 @@ def room_beside(path: Path) -> Iterator[Path]:
 
     It is called as what `replacing` writes is: readers pass it by, and the next process removes what a killed one left.
     """
-    room = _temporary(path)
-    room.mkdir()
-    try:
+    with emptied(_temporary(path)) as room:
         yield room
+
+
+@contextlib.contextmanager
+def emptied(folder: Path, mode: int = 0o777) -> Iterator[Path]:
+    """An empty folder for the block, without what a killed process left in it; gone afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode, parents=True)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_unfinished(name: str) -> bool:
@@ -155,6 +162,12 @@ def why_of_sqlite(error: sqlite3.Error) -> str:
 def why_not_secret(path: Path) -> str:
     """What to do about a secret file that others can read; empty where only its owner can."""
     return f"others can read {path}: chmod 600 {path}" if path.stat().st_mode & 0o077 else ""
+
+
+def links_below(folder: Path) -> Iterator[Path]:
+    """Every symbolic link below a folder; none is followed."""
+    for root, folders, names in os.walk(folder):
+        yield from (path for name in (*folders, *names) if (path := Path(root, name)).is_symlink())
 
 
 def free_bytes(folder: Path) -> int:

@@ -34,7 +34,17 @@ from typing import Any, Literal, get_args
 import duckdb
 
 from hospital_assets.access.audit import AuditLog, Event, audited, derived_key, log_file, record, system_actor
-from hospital_assets.files import StateError, append_text, free_bytes, locked, make_folder, read_state, replace_text
+from hospital_assets.files import (
+    StateError,
+    append_text,
+    emptied,
+    free_bytes,
+    links_below,
+    locked,
+    make_folder,
+    read_state,
+    replace_text,
+)
 from hospital_assets.publishing.publications import published_folder
 from hospital_assets.recovery.objects import OBJECT_NAME, BackupError, ChangedError, Content, Objects, content_of, sweep
 from hospital_assets.recovery.snapshots import read_whole, settled_size
@@ -449,14 +459,8 @@ def _known(of: Sequence[Backup]) -> dict[str, Content]:
 @contextlib.contextmanager
 def emptied_staging(settings: Settings) -> Iterator[Path]:
     """The folder of copies, without what a killed process left there; one process at a time, and gone afterwards."""
-    staging = staging_folder(settings)
-    with locked(settings.data_dir / LOCK):
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700)
-        try:
-            yield staging
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    with locked(settings.data_dir / LOCK), emptied(staging_folder(settings), 0o700) as staging:
+        yield staging
 
 
 def _stage(
@@ -695,12 +699,7 @@ def _remarks(settings: Settings, audit_problems: Sequence[str]) -> Iterator[str]
         yield "Dagster's history is in PostgreSQL: back it up there at the same time (pg_dump)"
     if os.environ.get("HOSPITAL_LAKE"):
         yield "the lake that HOSPITAL_LAKE names is not in it"
-    links = sum(
-        Path(root, name).is_symlink() and Path(root) != settings.data_dir
-        for root, folders, names in os.walk(settings.data_dir)
-        for name in (*folders, *names)
-    )
-    if links:
+    if links := sum(link.parent != settings.data_dir for link in links_below(settings.data_dir)):
         yield f"{links} links below the folders of the data directory are not in it, nor what they lead to"
     if audit_problems:
         yield f"the audit is broken as it was copied ({len(audit_problems)} problems): `hospital audit verify`"

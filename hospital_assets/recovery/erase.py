@@ -32,7 +32,7 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import Outbox, outbox_file
 from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import read_state, replace_text, replacing
+from hospital_assets.files import links_below, read_state, replace_text, replacing
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
@@ -385,12 +385,7 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
         notifiers = ["of alerts.toml, which cannot be read"]
     named += [f"messages sent to the notifier {name} (alerts.toml)" for name in notifiers]
     named += _backups_that_hold(settings)
-    linked = [
-        str(Path(root, name))
-        for root, folders, names in os.walk(settings.data_dir)
-        for name in (*folders, *names)
-        if Path(root, name).is_symlink()
-    ]
+    linked = list(links_below(settings.data_dir))
     return [
         *named,
         *(f"what the link {path} leads to" for path in linked[:10]),
@@ -543,13 +538,7 @@ def _rows_of(
         "where not internal and database_name = current_database() and column_name in (select unnest(?))",
         [list(of)],
     ).fetchall()
-    for schema, table, column in columns if names else []:
-        ((count,),) = connection.execute(
-            f"select count(*) from {quoted(schema)}.{quoted(table)} where {quoted(column)} in (select unnest(?))",
-            [sorted(names)],
-        ).fetchall()
-        if count:
-            yield f"{schema}.{table}", column, count
+    return _counted(connection, columns if names else [], "{} in (select unnest(?))", sorted(names))
 
 
 def _places_in(path: Path, searched: Finder, settings: Settings) -> tuple[list[str], bool]:
@@ -588,10 +577,15 @@ def _rows_with(connection: duckdb.DuckDBPyConnection, searched: Finder) -> Itera
         "where not internal and database_name = current_database() "
         "and (data_type in ('VARCHAR', 'JSON') or data_type like '%[]' or data_type like 'STRUCT%')"
     ).fetchall()
+    return _counted(connection, columns, "regexp_matches({}::varchar, ?)", searched.sql)
+
+
+def _counted(
+    connection: duckdb.DuckDBPyConnection, columns: Sequence[tuple[str, str, str]], condition: str, value: object
+) -> Iterator[tuple[str, str, int]]:
+    """Table, column and number of rows where a condition holds of a column, where there are any."""
     for schema, table, column in columns:
-        ((count,),) = connection.execute(
-            f"select count(*) from {quoted(schema)}.{quoted(table)} where regexp_matches({quoted(column)}::varchar, ?)",
-            [searched.sql],
-        ).fetchall()
+        asked = f"select count(*) from {quoted(schema)}.{quoted(table)} where {condition.format(quoted(column))}"
+        ((count,),) = connection.execute(asked, [value]).fetchall()
         if count:
             yield f"{schema}.{table}", column, count

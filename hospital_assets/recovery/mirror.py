@@ -11,7 +11,6 @@ Belongs here: what has to be mirrored, and mirroring it. How files become a vers
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ import duckdb
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS, Contract
+from hospital_assets.files import emptied
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.database import CHANGES, Period, Warehouse
 from hospital_assets.warehouse.delta import Days, DeltaTables, assert_installed, in_words, of_damage, where_days
@@ -193,16 +193,9 @@ def write_rows(warehouse: Warehouse, tables: DeltaTables, contract: Contract, ro
     return folder
 
 
-@contextlib.contextmanager
-def _room(warehouse_file: Path) -> Iterator[Path]:
-    """An empty folder next to the warehouse, for whoever has it open; what a killed process left in it goes."""
-    room = warehouse_file.with_name("mirroring")
-    shutil.rmtree(room, ignore_errors=True)
-    room.mkdir(parents=True)
-    try:
-        yield room
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+def _room(warehouse_file: Path) -> contextlib.AbstractContextManager[Path]:
+    """An empty folder next to the warehouse, for whoever has it open."""
+    return emptied(warehouse_file.with_name("mirroring"))
 
 
 def assert_deletable(settings: Settings) -> None:
