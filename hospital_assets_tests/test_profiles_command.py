@@ -70,37 +70,15 @@ def test_the_tutorials_mistake_is_named_as_it_says(sample: Path) -> None:
     assert f"`{said}`" in " ".join(TUTORIAL.read_text(encoding="utf-8").split())
 
 
-def test_a_profile_without_hospitals_is_tried_all_the_same(tmp_path: Path) -> None:
-    (tmp_path / "profiles").mkdir()
-    (tmp_path / "profiles" / "tiny.toml").write_text(
-        """
-name = "tiny"
-description = "one file, one subject"
-time_zone = "UTC"
-[subjects.er_visits]
-files = ["*.csv"]
-date = "arrival_time"
-[subjects.er_visits.columns]
-visit_id = "visit"
-patient_id = "patient"
-hospital_id = "hospital"
-arrival_time = "at"
-"""
-    )
-    file = tmp_path / "a.csv"
-    file.write_text("visit,patient,hospital,at\nV1,P1,H1,2026-01-01 10:00:00\n")
-    (trial,) = try_profile(load_profiles(tmp_path / "profiles"), "tiny", file)
-    assert (trial.records, trial.quarantined) == (1, {"hospital_unknown": 1})
-
-
-TINY = """name = "tiny"
-description = "one file, one subject"
-time_zone = "UTC"
-[[subjects.hospitals.rows]]
+PLACE = """[[subjects.hospitals.rows]]
 hospital_id = "H1"
 hospital_name = "One"
 time_zone = "UTC"
-[subjects.er_visits]
+"""
+TINY = f"""name = "tiny"
+description = "one file, one subject"
+time_zone = "UTC"
+{PLACE}[subjects.er_visits]
 files = ["*.csv"]
 date = "arrival_time"
 [subjects.er_visits.columns]
@@ -120,6 +98,12 @@ def tiny(tmp_path: Path) -> Settings:
     (settings.landing / "tiny").mkdir(parents=True)
     (settings.landing / "tiny" / "a.csv").write_text("visit,patient,hospital,at\nV1,P1,H1,2026-01-01 10:00:00\n")
     return settings
+
+
+def test_a_profile_without_hospitals_is_tried_all_the_same(tiny: Settings) -> None:
+    (tiny.profiles_folder / "tiny.toml").write_text(TINY.replace(PLACE, ""))
+    (trial,) = try_profile(load_profiles(tiny.profiles_folder), "tiny", tiny.landing / "tiny" / "a.csv")
+    assert (trial.records, trial.quarantined) == (1, {"hospital_unknown": 1})
 
 
 def spoil(folder: Path, how: str) -> None:

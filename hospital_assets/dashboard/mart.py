@@ -55,9 +55,12 @@ class Mart:
     file: Path | None = None
     rounded: frozenset[str] = frozenset()
 
-    def chance(self, table: str) -> str:
-        """What limits of a table allow for that know of chance only, in words."""
-        return "chance and rounding" if table in self.rounded else "chance alone"
+    def chance(self, table: str, also: str = "") -> str:
+        """What limits of a table allow for, in words; `also` beside chance."""
+        known = "chance and rounding" if table in self.rounded else "chance"
+        if also:
+            return f"{known}, and {also}"
+        return known if table in self.rounded else "chance alone"
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """The rows of a query, as dictionaries."""

@@ -183,13 +183,19 @@ def read_copy(warehouse_file: Path, name: str) -> pl.DataFrame | None:
 
 
 def read_landed_visits(warehouse_file: Path) -> pl.DataFrame | None:
-    """The copy `landed_visits`, but for records that a run has loaded and whose visit is over since."""
-    landed, ended = read_copy(warehouse_file, "landed_visits"), read_copy(warehouse_file, "ended_visits")
-    if landed is None or ended is None:
-        return landed
+    """The copy `landed_visits`, but for visits that are over."""
+    landed = read_copy(warehouse_file, "landed_visits")
+    return None if landed is None else not_over(landed, warehouse_file)
+
+
+def not_over(visits: pl.DataFrame, warehouse_file: Path) -> pl.DataFrame:
+    """Records of visits, but for those that a run has loaded and whose visit is over since."""
+    ended = None if visits.is_empty() else read_copy(warehouse_file, "ended_visits")
+    if ended is None:
+        return visits
     known = ended.select("visit_id", _known_at="recorded_at")
     return (
-        landed.join(known, on="visit_id", how="left", maintain_order="left")
+        visits.join(known, on="visit_id", how="left", maintain_order="left")
         .filter(pl.col("_known_at").is_null() | (pl.col("recorded_at") > pl.col("_known_at")))
         .drop("_known_at")
     )

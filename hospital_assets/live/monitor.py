@@ -51,7 +51,7 @@ from hospital_assets.live.alert_rules import (
     visit_states,
     vital_signals,
 )
-from hospital_assets.live.copies import merge_landed, read_copy, read_landed_visits
+from hospital_assets.live.copies import merge_landed, not_over, read_copy, read_landed_visits
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -115,13 +115,14 @@ class Monitor:
         now = hospital_now(self.settings, wall)
         since = now - timedelta(hours=self.alerts.lookback_hours)
         warehouse_file = Path(self.landing.warehouse.database)
-        ended = read_copy(warehouse_file, "ended_visits")
-        over = {} if ended is None else dict(ended.select("visit_id", "recorded_at").iter_rows())
-        waiting = [
-            visit
-            for visit in self.outbox.waiting_visits(since)
-            if visit.visit_id not in over or visit.recorded_at > over[visit.visit_id]
-        ]
+        waiting = self.outbox.waiting_visits(since)
+        recorded = pl.DataFrame(
+            [(visit.visit_id, visit.recorded_at) for visit in waiting],
+            schema={"visit_id": pl.String, "recorded_at": pl.Datetime("us", "UTC")},
+            orient="row",
+        )
+        still = set(not_over(recorded, warehouse_file)["visit_id"])
+        waiting = [visit for visit in waiting if visit.visit_id in still]
         signals = critical_waits(waiting, now, self.alerts.critical_wait_minutes)
         snapshots = {CRITICAL_WAIT: now}
         stays = read_copy(warehouse_file, "open_stays")
@@ -208,9 +209,9 @@ class Monitor:
             merge_landed(warehouse_file, "landed_vitals", board_vitals(observed), "visit_id", "measured_at", since)
             loaded = (read_copy(warehouse_file, name) for name in ("open_stays", "open_visits"))
             where = places(*loaded, read_landed_visits(warehouse_file))
-            found = vital_signals(observed, self.alerts, where)
+            signals = vital_signals(observed, self.alerts, where)
             known = self.outbox.open_subjects(CRITICAL_VITALS)
-            late = older_perhaps(observed, found, known, where, zone.profiles)
+            late = older_perhaps(observed, signals, known, where, zone.profiles)
             corrected = pl.concat([corrections(landed, zone.profiles), late]).unique()
             if not corrected.is_empty():
                 versions = zone.read("vitals", pl.concat([hospital_files, _with_versions(ledger, new, corrected)]))
@@ -224,8 +225,7 @@ class Monitor:
                     where,
                 )
                 merge_landed(warehouse_file, "landed_vitals", again.board, "visit_id", "measured_at", since)
-                found = [signal for signal in found if signal.subject not in again.subjects] + again.signals
-            signals = found
+                signals = [signal for signal in signals if signal.subject not in again.subjects] + again.signals
         if "er_visits" in subjects:
             landed = _with_earlier(warehouse_file, records("er_visits"), zone.profiles, (since - _ZONES).date())
             arrived = landed_visits(landed, hospitals, zone.profiles)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -341,20 +342,19 @@ def publish_all(
         act: audits that a version is to count.
     """
 
-    def made(some: Sequence[Audience]) -> list[tuple[Audience, Made | Exception]]:
+    def made(some: Sequence[Audience]) -> list[Made | Exception]:
         with warehouse.second_connection() as own:
             protected = functools.cache(lambda: _protected(own, policy, key))
-            outcomes: list[tuple[Audience, Made | Exception]] = []
-            for audience in some:
+
+            def outcome(audience: Audience) -> Made | Exception:
                 try:
-                    outcome = _publish(
+                    return _publish(
                         own, settings, policy, audience, key, protected, published_at, data_as_of, run_id, act
                     )
                 except Exception as error:
-                    outcomes.append((audience, error))
-                else:
-                    outcomes.append((audience, outcome))
-            return outcomes
+                    return error
+
+            return [outcome(audience) for audience in some]
 
     hides_something = not all(policy.sees_everything(audience.role) for audience in audiences)
     if hides_something and warehouse.exists(CONTRACTS["dim_hospital"]):
@@ -365,8 +365,8 @@ def publish_all(
     groups = [sharing, *([audience] for audience in audiences if audience not in sharing)]
     at_once = min(len(groups), os.cpu_count() or 1)
     with _in_order(warehouse), ThreadPoolExecutor(at_once) as pool:
-        found = dict(outcome for outcomes in pool.map(made, groups) for outcome in outcomes)
-    return [(audience, found[audience]) for audience in audiences]
+        outcomes = dict(zip(itertools.chain(*groups), itertools.chain(*pool.map(made, groups)), strict=True))
+    return [(audience, outcomes[audience]) for audience in audiences]
 
 
 def _is_protected(policy: Policy, role: RoleName) -> bool:

@@ -78,8 +78,9 @@ class Reading:
 @functools.lru_cache(maxsize=100_000)
 def readings(text: str) -> tuple[str, ...]:
     """The formats a text can be read by: `iso`, strptime's, or those of numbers."""
-    known = _FIGURES.get(re.sub(r"\d+", lambda digits: str(len(digits[0])), _unzoned(text)), "")
-    if known and _read(text, known):
+    unzoned = _unzoned(text)
+    known = _FIGURES.get(re.sub(r"\d+", lambda digits: str(len(digits[0])), unzoned), "")
+    if known and _read(unzoned, known):
         return (known,)
     if re.fullmatch(r"\d+([.,]\d+)?", text):
         number = float(text.replace(",", "."))
@@ -93,7 +94,7 @@ def readings(text: str) -> tuple[str, ...]:
     found = tuple(
         known
         for known in candidates
-        if known[2] in text and (has_letters or not re.search("%[bBp]|h", known)) and _read(text, known)
+        if known[2] in text and (has_letters or not re.search("%[bBp]|h", known)) and _read(unzoned, known)
     )
     # Whoever writes AM and PM writes the month first.
     month_first = tuple(known for known in found if "%p" in known and known.startswith("%m"))
@@ -106,7 +107,7 @@ def _unzoned(text: str) -> str:
 
 def _read(text: str, known: str) -> datetime | None:
     try:
-        read = datetime.strptime(_unzoned(text), known)
+        read = datetime.strptime(text, known)
     except ValueError:
         return None
     return read if read.year in _YEARS else None
@@ -116,7 +117,7 @@ def _moment(text: str, known: str) -> datetime | None:
     if known in NUMBER_FORMATS:
         number = NUMBER_FORMATS[known]
         return number.since + timedelta(minutes=float(text.replace(",", ".")) * number.minutes)
-    return datetime.fromisoformat(text).replace(tzinfo=None) if known == ISO else _read(text, known)
+    return datetime.fromisoformat(text).replace(tzinfo=None) if known == ISO else _read(_unzoned(text), known)
 
 
 def has_no_time(known: str, text: str) -> bool:

@@ -65,10 +65,12 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
     rows: list[dict[str, Any]] = []
     for day in as_of:
         pooled: dict[tuple[str, str], list[_Department]] = {}
+        midnights = {
+            zone: [end_of_day(day + timedelta(days=n), zone) for n in range(_DAYS_AHEAD)] for *_, zone in clocks
+        }
         for (hospital, name, zone), of_department in clocks.items():
-            midnights = [end_of_day(day + timedelta(days=n), zone) for n in range(_DAYS_AHEAD)]
-            there = [_beds_at(versions.get((hospital, name), []), midnight) for midnight in midnights]
-            found = _department(of_department, midnights[0], there)
+            there = [_beds_at(versions.get((hospital, name), []), midnight) for midnight in midnights[zone]]
+            found = _department(of_department, midnights[zone][0], there)
             if found is not None:
                 for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
                     pooled.setdefault(key, []).append(found)
@@ -113,8 +115,13 @@ class _Clocks:
 
 def _beds_at(versions: "list[tuple[Any, ...]]", moment: datetime) -> int | None:
     """The beds of a department at a moment; None where they are not known."""
-    held = [beds for since, until, beds in versions if since <= moment < until]
-    return None if not held or None in held else sum(held)
+    return _together([beds for since, until, beds in versions if since <= moment < until])
+
+
+def _together(beds: "list[int | None]") -> int | None:
+    """Beds of several departments; None where there are none, or those of one are not known."""
+    known = [number for number in beds if number is not None]
+    return sum(known) if known and len(known) == len(beds) else None
 
 
 def _department(stays: _Clocks, moment: datetime, beds: "list[int | None]") -> _Department | None:
@@ -169,8 +176,7 @@ def _days(day: date, parts: list[_Department]) -> Iterator[dict[str, Any]]:
     chances = census([part.counts_in for part in parts], coming)
     for n, found in enumerate(chances):
         p10, p50, p90 = quantiles(found, (0.1, 0.5, 0.9))
-        known = [part.beds[n] for part in parts]
-        beds = None if None in known else sum(number or 0 for number in known)
+        beds = _together([part.beds[n] for part in parts])
         yield {
             "target_date": day + timedelta(days=n + 1),
             "horizon_days": n + 1,

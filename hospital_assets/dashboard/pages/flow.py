@@ -369,9 +369,7 @@ def _units(mart: Mart, metric: str, label: str, measure: Measure) -> Figure:
         return empty(f"{metric}-units", label, TOO_FEW, 6, measure)
     outside = sum(bool(r["is_outside"]) for r in known)
     dispersion = known[0]["dispersion"]
-    spread = mart.chance("kpi_units")
-    if dispersion is not None:
-        spread = f"{spread.removesuffix(' alone')}, and how much hospitals differ anyway"
+    spread = mart.chance("kpi_units", "" if dispersion is None else "how much hospitals differ anyway")
     note = (
         "Too few hospitals to tell how much they differ anyway."
         if dispersion is None
