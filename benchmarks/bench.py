@@ -110,7 +110,7 @@ def refreshes(data: Path, days: int, runs: int) -> list[Line]:
     last = START + timedelta(days - 1)
     command(data, "refresh")
     for _ in range(runs):
-        latency.land(data, 1, 0)
+        latency.land(data)
         file.add(lambda: command(data, "refresh"))
         day.add(lambda: command(data, "build", "--partition", last.isoformat()))
     return [file, day]
@@ -119,7 +119,7 @@ def refreshes(data: Path, days: int, runs: int) -> list[Line]:
 def landed(data: Path, days: int) -> list[Line]:
     """A landed vitals file until its KPIs stand there, by a sensor; until its alert, too, by `hospital watch`."""
     history = f"{days} days of history"
-    sensed = Line(f"sensor: file to KPIs, {history}", latency.sensed(data, 5, 12.0))
+    sensed = Line(f"sensor: file to KPIs, {history}", latency.sensed(data, 5, 3.0))
     alerts, loads = latency.watched(data, 10, 3.0)
     return [
         sensed,
