@@ -4,7 +4,7 @@
 
 Each line is the median of several runs, each in processes of their own, alternately with the others; processor seconds
 are those of the process and its children. The script (`by_hand.sql`) does the work of a build of the same network, and
-its median in the same run is the measure of the other lines. A year is built once.
+its median in the same run is the measure of the other lines. A year is built once, and so are the parts of a build.
 """
 
 from __future__ import annotations
@@ -101,6 +101,15 @@ def builds(data: Path, days: int, runs: int) -> tuple[Line, Line]:
     return by_hand, built
 
 
+def unforecast(data: Path, days: int) -> list[Line]:
+    """What the script does not make: forecasts and rosters as of each day; and a build of all else, which is built."""
+    without, forecasts = Line(f"of it, without forecasts, {days} days"), Line(f"of it, forecasts, {days} days")
+    unbuilt(data)
+    without.add(lambda: command(data, "build", "--select", "not group:forecasts"))
+    forecasts.add(lambda: command(data, "build", "--select", "group:forecasts"))
+    return [without, forecasts]
+
+
 def refreshes(data: Path, days: int, runs: int) -> list[Line]:
     """A landed vitals file, and the last day wholly built again, over a history."""
     file, day = (
@@ -178,9 +187,9 @@ def table(lines: list[Line], measure: Line) -> str:
 PAGE = """# How fast it is
 
 Written by `make bench` on {when} ({machine}, {cores} cores, load {load:.1f} when it ended). Medians of {runs} runs
-(a year is built once), each in processes of their own; the script is [`by_hand.sql`](../benchmarks/by_hand.sql), which
-does a build's work without checks, history, alerts or forecasts. Processor seconds say most: seconds depend on what
-else the machine does.
+(a year, and the parts of a build, once), each in processes of their own; the script is
+[`by_hand.sql`](../benchmarks/by_hand.sql), which does a build's work without checks, history, alerts or forecasts.
+Processor seconds say most: seconds depend on what else the machine does.
 What a million visits cost stands in [scale.md](scale.md), the dashboard's pages in [dashboard.md](dashboard.md),
 publications in [governance.md](governance.md).
 
@@ -205,7 +214,7 @@ def main() -> None:
         lines = fixed_costs(folder, options.runs)
         demo = simulated(folder / "demo", 90, 1.0)
         by_hand, built = builds(demo, 90, options.runs)
-        lines += [by_hand, built]
+        lines += [by_hand, built, *unforecast(demo, 90)]
         checks = of_checks(demo)
         published = Line("publish to every role, 90 days")
         command(demo, "key", "create")

@@ -593,15 +593,14 @@ def test_limits_of_rounded_counts_say_that_they_allow_for_it(served: Served, aud
 
 def test_few_patients_have_no_averages(served: Served) -> None:
     found = open_mart(served)
-    for department in found.known.departments:
-        for triage in found.known.triage:
-            where = Slice("days", found.known.first, found.known.first, "H7", department, triage)
-            total = waits_in_total(found, where)
-            page = overview(found, where)
-            cards = {card.id: card for card in page.cards}
-            if (total["wait_count"] or 0) < found.few:
-                assert cards["average-wait"].value == cards["longest-wait"].value == "\u2013"
-                assert cards["average-wait"].detail == figures.TOO_FEW
+    first = found.known.first
+    slices = [Slice("days", first, first, "H7", "all", triage) for triage in ("all", *found.known.triage)]
+    few = [where for where in slices if (waits_in_total(found, where)["wait_count"] or 0) < found.few]
+    assert few and len(few) < len(slices)
+    for where in few:
+        cards = {card.id: card for card in overview(found, where).cards}
+        assert cards["average-wait"].value == cards["longest-wait"].value == "\u2013"
+        assert cards["average-wait"].detail == figures.TOO_FEW
 
 
 def test_the_threshold_of_few_patients_is_the_policys(

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hospital_assets.cli import main
@@ -285,6 +286,8 @@ QUERY = Query(sql="", deleted_days=1, key=("a", "b"), written="at", most_deleted
 SINCE = datetime(2026, 3, 1, tzinfo=UTC)
 
 
+# Each example writes five files.
+@hypothesis_settings(max_examples=30)
 @given(here=KEYS.filter(bool), there=KEYS, ages=st.lists(st.integers(-2, 2), min_size=12, max_size=12))
 def test_rows_vanish_whose_whole_key_is_nowhere(
     tmp_path_factory: pytest.TempPathFactory, here: list[Any], there: list[Any], ages: list[int]

@@ -237,6 +237,7 @@ def test_the_fit_is_the_maximum_of_the_penalised_likelihood() -> None:
     assert design.predictor(b) == pytest.approx(whole @ b)
 
 
+@pytest.mark.slow
 def test_the_fit_is_that_of_scikit_learn() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     design, came, hours = _long_history()

@@ -247,6 +247,7 @@ once(settings)
 """
 
 
+@pytest.mark.fast_as("before the commit")
 @pytest.mark.parametrize("moment", ["before the files count", "before the commit", "after the commit"])
 def test_a_kill_in_the_middle_repeats_and_loses_nothing(opened: Settings, moment: str) -> None:
     with open_warehouse(opened.warehouse_file) as warehouse:
