@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hospital_assets.alerts.notifiers import deliver
-from hospital_assets.alerts.outbox import Outbox, Signal, VisitState
+from hospital_assets.alerts.outbox import REMEMBERED, Outbox, Signal, VisitState
 from hospital_assets.alerts.settings import AlertSettings, Level, NotifierSettings, load_alert_settings
 from hospital_assets.assets.cleaned.er_visits import PROVIDER_TIME_UNKNOWN
 from hospital_assets.assets.facts.alerts import dated
@@ -93,6 +93,23 @@ def test_an_older_signal_never_overrules_a_newer_one(outbox: Outbox) -> None:
     outbox.record([signal(True, NOW)], NOW)
     outbox.record([signal(False, NOW - MINUTE)], NOW)
     assert states(outbox) == [("V1", "open")]
+
+
+def test_what_was_said_long_ago_is_forgotten_unless_it_is_still_open(outbox: Outbox) -> None:
+    visit = VisitState("V1", "H1", "Emergency", 2, NOW, True, NOW)
+    signals = [signal(True), signal(True, subject="V2"), signal(False, NOW + MINUTE, subject="V2")]
+    outbox.record(signals, NOW, visits=[visit, replace(visit, visit_id="V3", start_at=NOW + MINUTE)])
+
+    def known(days: timedelta) -> list[list[str]]:
+        outbox.record([], NOW + days)
+        return [
+            [row[0] for row in outbox._rows(f"select {column} from {table} order by 1")]
+            for table, column in (("signals", "alert_key"), ("visits", "visit_id"))
+        ]
+
+    assert known(REMEMBERED) == [["critical_vitals|V1", "critical_vitals|V2"], ["V1", "V3"]]
+    assert known(REMEMBERED + 2 * MINUTE) == [["critical_vitals|V1"], []]
+    assert states(outbox) == [("V1", "open"), ("V2", "resolved")]
 
 
 def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -> None:

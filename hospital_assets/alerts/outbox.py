@@ -33,11 +33,14 @@ create table if not exists alerts (
     acknowledged_at text, acknowledged_by text, resolved_at text,
     occurrence_count integer not null default 1);
 create index if not exists alerts_by_key on alerts (alert_key, opened_at);
+create index if not exists alerts_unresolved on alerts (rule) where state <> 'resolved';
 create table if not exists signals (alert_key text primary key, observed_at text not null);
+create index if not exists signals_by_time on signals (observed_at);
 create table if not exists assessed_files (file_sha256 text primary key, assessed_at text not null);
 create table if not exists visits (
     visit_id text primary key, hospital_id text, department_name text, triage_level integer,
     start_at text not null, is_waiting integer not null, recorded_at text not null);
+create index if not exists visits_by_time on visits (start_at);
 create table if not exists deliveries (
     delivery_id text primary key, alert_id text not null, notifier text not null, event text not null,
     message text not null, created_at text not null, attempt_count integer not null default 0,
@@ -48,6 +51,9 @@ create table if not exists silences (
 """
 #: Silence is for hours, not for good: what stays true should have another limit in `alerts.toml`.
 LONGEST_SILENCE = timedelta(hours=24)
+#: What was said of a visit is forgotten after so long, but for what is still open; no limit of `alerts.toml` looks as
+#: far back.
+REMEMBERED = timedelta(days=31)
 #: Seconds until the next attempt: doubled each time, up to the last.
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
 _MOST_ATTEMPTS = 30
@@ -181,7 +187,15 @@ class Outbox:
             self._connection.executemany(
                 "insert or ignore into assessed_files values (?, ?)", [(sha, _text(now)) for sha in assessed]
             )
+            self._forget(_text(now - REMEMBERED))
         return opened
+
+    def _forget(self, before: str) -> None:
+        self._connection.execute("delete from visits where start_at < ?", [before])
+        is_open = "select alert_key from alerts where state <> 'resolved'"
+        self._connection.execute(
+            f"delete from signals where observed_at < ? and alert_key not in ({is_open})", [before]
+        )
 
     def _take(self, signal: Signal, now: datetime, cooldown: timedelta, *, is_of_now: bool) -> bool:
         seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
@@ -331,8 +345,8 @@ class Outbox:
 
     def not_assessed(self, digests: Collection[str]) -> set[str]:
         """Those of some content hashes that no look has assessed."""
-        assessed = {row[0] for row in self._connection.execute("select file_sha256 from assessed_files")}
-        return set(digests) - assessed
+        unknown = "select value from json_each(?) where value not in (select file_sha256 from assessed_files)"
+        return {row[0] for row in self._connection.execute(unknown, [json.dumps(list(digests))])}
 
     def open_subjects(self, rule: str) -> set[str]:
         """The subjects of a rule's open alerts."""

@@ -101,7 +101,7 @@ class AlertSettings(_Strict):
         feed_silence_minutes: a feed is silent when nothing of it has landed for this long.
         waiting_minutes: files that wait this long mean that nothing refreshes.
         cooldown_minutes: what comes back within this time is the same alert, not a new one.
-        lookback_hours: files whose newest day is older than this are history, not news.
+        lookback_hours: files whose newest day is older than this are history, not news; 30 days at most.
         notify: where alerts go; default the log.
     """
 
@@ -123,7 +123,7 @@ class AlertSettings(_Strict):
     )
     waiting_minutes: float = 15
     cooldown_minutes: float = 30
-    lookback_hours: float = 24
+    lookback_hours: float = Field(24, le=30 * 24)
     notify: list[NotifierSettings] = Field(default_factory=lambda: [NotifierSettings(name="log", kind="log")])
 
 
