@@ -333,7 +333,7 @@ def engine_from_environment() -> EngineSettings:
     """The engine named by `HOSPITAL_ENGINE`, `HOSPITAL_SPARK_MASTER`, `HOSPITAL_LAKE` and `HOSPITAL_IN_MEMORY_ROWS`.
 
     Raises:
-        SettingsError: there is no such engine, or the rows are no whole number.
+        SettingsError: there is no such engine, the rows are no whole number, or the lake's address is a pattern.
     """
     engines: tuple[Engine, ...] = ("duckdb", "spark", "mixed")
     named = os.environ.get("HOSPITAL_ENGINE", "duckdb")
@@ -343,23 +343,22 @@ def engine_from_environment() -> EngineSettings:
     rows = os.environ.get("HOSPITAL_IN_MEMORY_ROWS", str(EngineSettings.in_memory_rows))
     if not rows.isdecimal():
         raise SettingsError(f"HOSPITAL_IN_MEMORY_ROWS must be a whole number of rows, not '{rows}'")
-    return EngineSettings(
-        engine,
-        os.environ.get("HOSPITAL_SPARK_MASTER", EngineSettings.spark_master),
-        os.environ.get("HOSPITAL_LAKE", ""),
-        int(rows),
-    )
+    lake = os.environ.get("HOSPITAL_LAKE", "")
+    refuse_pattern(lake, "HOSPITAL_LAKE")
+    return EngineSettings(engine, os.environ.get("HOSPITAL_SPARK_MASTER", EngineSettings.spark_master), lake, int(rows))
 
 
 def data_dir_from_environment() -> Path:
-    """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset.
+    """The data directory named by `HOSPITAL_DATA_DIR`, `data/` where it is unset or empty.
 
     Only edges ask: the command, what Dagster loads by itself, the Spark stream's own process.
     """
-    return Path(os.environ.get("HOSPITAL_DATA_DIR", "data")).resolve()
+    return Path(os.environ.get("HOSPITAL_DATA_DIR") or "data").resolve()
 
 
 _HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
+#: What DuckDB, Polars and Spark take for a pattern in a path, SQLAlchemy for an address's, or they for a separator.
+_PATTERN = re.compile(r"[*?\[\]\\]|%[0-9A-Fa-f]{2}")
 _LIMIT = "most_file_"
 _LIMITS = {f"{_LIMIT}{key}": value for key, value in asdict(DEFAULT_LIMITS).items()}
 #: Tables of `hospital.toml`, alike called in the settings -> an example of each, and what is written above it.
@@ -375,10 +374,12 @@ def load_settings(data_dir: Path) -> Settings:
     """Read `hospital.toml` of a data directory; defaults apply where the file is absent.
 
     Raises:
-        SettingsError: the file is not TOML, or a key is unknown or has an unusable value.
+        SettingsError: the file is not TOML, a key is unknown or has an unusable value, or the directory's path is taken
+            for a pattern.
         DirectoryVersionError: a newer program has written the directory.
     """
     settings = Settings(data_dir=data_dir.resolve())
+    refuse_pattern(settings.data_dir, "the data directory")
     refuse_newer(settings.warehouse_file.parent)
     try:
         text = text_of(settings.settings_file)
@@ -469,6 +470,19 @@ def load_settings(data_dir: Path) -> Settings:
     )
 
 
+def refuse_pattern(place: Path | str, whose: str) -> None:
+    """Refuse a place of tables that databases would look for elsewhere.
+
+    Raises:
+        SettingsError: its path holds what is taken for a pattern.
+    """
+    if found := _PATTERN.search(str(place)):
+        raise SettingsError(
+            f"{whose} {place} cannot be used: databases take '{found.group()}' in a path for something else, and would "
+            "read or write other files. Choose a path without * ? [ ] \\ and codes such as %20"
+        )
+
+
 def _check_keys(file: Path, table: str, values: Iterable[str], known: Iterable[str]) -> None:
     """Refuse a table with a key that it does not have."""
     known = tuple(known)
@@ -493,6 +507,7 @@ def _mirror(settings: Settings, values: dict[str, Any]) -> MirrorSettings:
         )
     if found.kept_days < 1:
         raise SettingsError(f"{file}: 'mirror.kept_days' must be at least 1")
+    refuse_pattern(found.address, f"{file}: 'mirror.address'")
     root = Path(replace(settings, mirror=found).mirror_root)
     # Publications are given to people who may not see what is in it.
     ours = (settings.landing, settings.data_dir / "published", settings.warehouse_file.parent, settings.dagster_home)

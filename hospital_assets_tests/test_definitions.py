@@ -27,7 +27,14 @@ from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import latest_day, service_periods
 from hospital_assets.publishing.policy import POLICY_FILE, load_policy
 from hospital_assets.reports.reference import documents
-from hospital_assets.settings import Settings, SettingsError, load_settings, write_settings
+from hospital_assets.settings import (
+    Settings,
+    SettingsError,
+    data_dir_from_environment,
+    engine_from_environment,
+    load_settings,
+    write_settings,
+)
 from hospital_assets.warehouse.io_manager import WarehouseResource
 
 SNAPSHOT = Path(__file__).parent / "graph.json"
@@ -228,12 +235,30 @@ def test_a_wrong_profile_says_where(text: str, says: str) -> None:
         ('mirror = { address = "mirror " }', "a folder of its own"),
         ('mirror = { address = "published/mirror" }', "a folder of its own"),
         ('mirror = { address = "warehouse" }', "a folder of its own"),
+        ('mirror = { address = "s3://bucket/a*" }', "'mirror.address' s3://bucket/a. cannot be used"),
     ],
 )
 def test_wrong_settings_say_what_is_wrong(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "hospital.toml").write_text(text)
     with pytest.raises(SettingsError, match=says):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a*", "a?", "[x]", "a\\b", "a%20b"])
+def test_a_place_that_databases_would_look_for_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pytest.raises(SettingsError, match="the data directory .* cannot be used"):
+        load_settings(tmp_path / name / "data")
+    monkeypatch.setenv("HOSPITAL_LAKE", f"s3://bucket/{name}")
+    with pytest.raises(SettingsError, match="HOSPITAL_LAKE .* cannot be used"):
+        engine_from_environment()
+
+
+def test_a_data_directory_that_is_named_by_nothing_is_that_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("", "data"):
+        monkeypatch.setenv("HOSPITAL_DATA_DIR", name)
+        assert data_dir_from_environment() == Path("data").resolve()
 
 
 CONFIGURATION: dict[str, Callable[[Settings], object]] = {

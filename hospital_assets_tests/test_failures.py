@@ -69,6 +69,10 @@ def test_what_one_may_not_use_is_not_called_damaged(error: Exception, says: str)
     assert says in words and "move the file away" not in words
 
 
+def test_a_path_that_is_too_long_is_said_in_words() -> None:
+    assert in_words(OSError(errno.ENAMETOOLONG, "File name too long", "x")) == "x: File name too long"
+
+
 @pytest.mark.parametrize("kept", [0, 1, 100, 4096, 12288, -1, "foreign", "sqlite"])
 def test_a_warehouse_file_that_is_none_is_said_in_words(tmp_path: Path, kept: int | str) -> None:
     file = tmp_path / "warehouse" / "hospital.duckdb"

@@ -23,6 +23,8 @@ _FULL = (
 #: How the system and the databases word it.
 FULL_DISK = ("no space left on device", "disk is full", "quota exceeded")
 _SQLITE = "a database of the data directory cannot be used"
+#: What the system says of a file or a disk, in words that need no others.
+_OF_FILES = (errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
 #: How DuckDB and the system word that somebody may not.
 _FORBIDDEN = ("permission denied", "read-only file system")
 
@@ -55,7 +57,7 @@ def in_words(error: BaseException) -> str | None:
                 return f"{_SQLITE} ({cause}): {why_of_sqlite(cause)}"
             case PermissionError() | NotADirectoryError() | IsADirectoryError():
                 return f"{cause.filename}: {cause.strerror}"
-            case OSError() if cause.errno in (errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE):
+            case OSError() if cause.errno in _OF_FILES:
                 return f"{cause.filename or 'the disk'}: {cause.strerror}"
     return None
 

@@ -122,11 +122,12 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.recovery.backup import backup_named
     from hospital_assets.recovery.key_copies import put_keys
     from hospital_assets.recovery.restore import restore_backup
-    from hospital_assets.settings import load_settings
+    from hospital_assets.settings import load_settings, refuse_pattern
 
     started = time.perf_counter()
     folder = _folder(options, settings)
     into = options.into.resolve()
+    refuse_pattern(into, "the data directory")
     if options.keys:
         for file in put_keys(options.keys, options.identity):
             print(f"put {file} (mode 0600) where keys are looked for")

@@ -54,7 +54,7 @@ class Listener:
                 named = self.words[self.words.index("--data-dir") + 1]
             else:
                 environment = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-                named = dict(line.partition("=")[::2] for line in environment).get("HOSPITAL_DATA_DIR", "data")
+                named = dict(line.partition("=")[::2] for line in environment).get("HOSPITAL_DATA_DIR") or "data"
             return Path((folder / "cwd").readlink(), named).resolve()
         except OSError:
             return None

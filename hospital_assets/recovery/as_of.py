@@ -19,7 +19,7 @@ import polars as pl
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.clock import SimulatedClock, hospital_now, write_simulated_clock
-from hospital_assets.settings import MirrorSettings, Settings
+from hospital_assets.settings import MirrorSettings, Settings, refuse_pattern
 from hospital_assets.toml_text import text_of
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -101,6 +101,7 @@ def prepare_as_of(settings: Settings, moment: datetime, into: Path) -> AsOf:
         )
     # The mirror is of today's tables.
     then = replace(settings, data_dir=into.resolve(), mirror=MirrorSettings())
+    refuse_pattern(then.data_dir, "the data directory")
     then.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in seen["source_file"]:
         target = then.landing / name
