@@ -356,7 +356,6 @@ def data_dir_from_environment() -> Path:
     return Path(os.environ.get("HOSPITAL_DATA_DIR") or "data").resolve()
 
 
-_HOLIDAY_CALENDAR = re.compile("[A-Z]{2}(-[A-Z0-9]{1,4})?|none")
 #: What DuckDB, Polars and Spark take for a pattern in a path, SQLAlchemy for an address's, or they for a separator.
 _PATTERN = re.compile(r"[*?\[\]\\]|%[0-9A-Fa-f]{2}")
 _LIMIT = "most_file_"
@@ -440,12 +439,6 @@ def load_settings(data_dir: Path) -> Settings:
     baselines = values.get("baselines_from", [])
     if any(type(day) is not date for day in baselines):
         raise SettingsError(f"{settings.settings_file}: 'baselines_from' must be days, as in [2026-03-01]")
-    calendars = values.get("holidays", {})
-    if any(type(of) is not str or not _HOLIDAY_CALENDAR.fullmatch(of) for of in calendars.values()):
-        raise SettingsError(
-            f"{settings.settings_file}: 'holidays' must name a country, or country and region, of each hospital, "
-            'as in holidays = { H1 = "US-WI", H2 = "none" }'
-        )
     challengers = values.get("forecast_challengers", [])
     if unknown := [name for name in challengers if name not in CHALLENGERS]:
         raise SettingsError(
@@ -461,7 +454,7 @@ def load_settings(data_dir: Path) -> Settings:
         dagster_url=url,
         limits=of_files,
         baselines_from=tuple(sorted(baselines)),
-        holiday_calendars=tuple(sorted(calendars.items())),
+        holiday_calendars=_holidays(settings.settings_file, values.get("holidays", {})),
         forecast_challengers=tuple(challengers),
         staffing=_staffing(settings.settings_file, values.get("staffing", {})),
         mirror=_mirror(settings, values.get("mirror", {})),
@@ -481,6 +474,29 @@ def refuse_pattern(place: Path | str, whose: str) -> None:
             f"{whose} {place} cannot be used: databases take '{found.group()}' in a path for something else, and would "
             "read or write other files. Choose a path without * ? [ ] \\ and codes such as %20"
         )
+
+
+def _holidays(file: Path, values: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The table `[holidays]`."""
+    if not values:
+        return ()
+    # Importing it takes longer than all else here.
+    import holidays
+
+    known = dict(sorted(holidays.list_supported_countries(include_aliases=False).items()))
+    for hospital, stated in values.items():
+        key = f"{file}: 'holidays.{hospital}'"
+        if type(stated) is not str:
+            raise SettingsError(f'{key} must be a text, as in holidays = {{ H1 = "US-WI", H2 = "DE", H3 = "none" }}')
+        country, dash, region = stated.partition("-")
+        if stated != "none" and country not in known:
+            raise SettingsError(
+                f"{key} names no country that is known, but '{stated}'; known: none, {', '.join(known)}"
+            )
+        if dash and region not in known[country]:
+            regions = f"{country}-{f', {country}-'.join(known[country])}" if known[country] else "none"
+            raise SettingsError(f"{key} names no region that is known, but '{stated}'; known of {country}: {regions}")
+    return tuple(sorted(values.items()))
 
 
 def _check_keys(file: Path, table: str, values: Iterable[str], known: Iterable[str]) -> None:

@@ -17,18 +17,29 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.automation import history
 from hospital_assets.cli import main
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import Export, Source
 from hospital_assets.operations import doctor, ports
 from hospital_assets.operations.services import SERVICES, Service
-from hospital_assets.settings import BackupSettings, EngineSettings, MirrorSettings, Settings, write_settings
+from hospital_assets.settings import (
+    BackupSettings,
+    EngineSettings,
+    MirrorSettings,
+    Settings,
+    StaffingSettings,
+    write_settings,
+)
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.reach import Reached, apart, reach
+from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.postgresql import postgresql_server
 from hospital_assets_tests.processes import free_port, hospital, until
 from hospital_assets_tests.s3 import s3_server
@@ -478,3 +489,15 @@ def test_a_warehouse_that_is_waited_for_long_is_said(quiet: Settings, monkeypatc
         assert found(quiet, "warehouse").startswith("ok: in use by ")
         said = found(quiet, "warehouse", clock=lambda: now() + timedelta(hours=2))
     assert said.startswith("warning: in use by ") and "another process waits for it" in said
+
+
+def test_hospitals_that_only_the_settings_know_are_said(quiet: Settings) -> None:
+    contract = CONTRACTS["dim_hospital"]
+    rows = [{"hospital_key": key, "hospital_id": name} for key, name in ((0, "unknown"), (1, "H1"))]
+    with open_warehouse(quiet.warehouse_file) as warehouse:
+        warehouse.replace(contract, lazy(pl.DataFrame(rows, schema=contract.polars_schema)))
+    staffing = StaffingSettings(hours_a_week=(("h1", 560),))
+    named = replace(quiet, holiday_calendars=(("H1", "DE"), ("H9", "DE")), staffing=staffing)
+    said = found(named, "warehouse")
+    assert "not in the data: holidays.H9, staffing.hours_a_week.h1 | name them as they are there: H1" in said
+    assert found(quiet, "warehouse").startswith("ok") and "not in the data" not in found(quiet, "warehouse")

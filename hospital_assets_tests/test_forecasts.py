@@ -419,7 +419,14 @@ def test_a_challenger_is_a_setting_and_says_what_to_install(
 def test_holiday_calendars_are_settings(tmp_path: Path) -> None:
     write_settings(Settings(tmp_path, FIRST, holiday_calendars=(("H1", "US-WI"), ("H 2", "none"))))
     assert load_settings(tmp_path).holiday_calendars == (("H 2", "none"), ("H1", "US-WI"))
-    for wrong in ('holidays = "US"', 'holidays = { H1 = "Wisconsin" }', "holidays = { H1 = 1 }"):
-        (tmp_path / "hospital.toml").write_text(wrong)
-        with pytest.raises(SettingsError, match="holidays"):
+    for wrong, says in {
+        '"US"': "'holidays' must be a table",
+        '{ H1 = "Wisconsin" }': "'holidays.H1' names no country that is known, but 'Wisconsin'; known: none, AD, AE, ",
+        '{ H1 = "DE", H9 = "XX" }': "'holidays.H9' names no country that is known, but 'XX'",
+        '{ H1 = "GB-XX" }': "no region that is known, but 'GB-XX'; known of GB: GB-ENG, GB-NIR, GB-SCT, GB-WLS",
+        '{ H1 = "DE-" }': "no region that is known, but 'DE-'; known of DE: DE-BB, ",
+        "{ H1 = 1 }": "'holidays.H1' must be a text",
+    }.items():
+        (tmp_path / "hospital.toml").write_text(f"holidays = {wrong}")
+        with pytest.raises(SettingsError, match=says):
             load_settings(tmp_path)

@@ -364,6 +364,8 @@ def _keys(settings: Settings) -> Iterator[_Found]:
 
 
 def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
+    import narwhals as nw
+
     from hospital_assets.automation.failures import remedy_of
     from hospital_assets.contracts import CONTRACTS
     from hospital_assets.warehouse.database import held_since, holder_of, is_waited_for, open_warehouse
@@ -381,10 +383,17 @@ def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
         try:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
+                known = opened.read(CONTRACTS["dim_hospital"], may_be_absent=True).filter(nw.col("hospital_key") > 0)
+                hospitals = set(known.collect("polars")["hospital_id"])
         except WarehouseError as error:
             yield "error", str(error), remedy_of(str(error))
             return
         yield "ok", f"opens, with {tables} of {len(CONTRACTS)} tables", ""
+        named = {"holidays": settings.holiday_calendars, "staffing.hours_a_week": settings.staffing.hours_a_week}
+        absent = [f"{key}.{name}" for key, pairs in named.items() for name, _ in pairs if name not in hospitals]
+        if hospitals and absent:
+            what = f"hospital.toml names hospitals that are not in the data: {', '.join(absent)}"
+            yield "warning", what, f"name them as they are there: {', '.join(sorted(hospitals))}"
 
 
 def _history(settings: Settings, clock: Callable[[], datetime]) -> Iterator[_Found]:
