@@ -6,6 +6,7 @@ Belongs here: how work is spread over the processors, and that no process is lef
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -42,7 +43,11 @@ def spread(function: Callable[[_Piece], _Result], pieces: Iterable[_Piece]) -> l
 
 
 def end_with(parent: int) -> None:
-    """End this process when the one that started it has gone: nobody else would."""
+    """End this process when the one that started it has gone, as nobody else would, and not before.
+
+    A terminal sends Ctrl-C to it, too, so that its end would be taken for a fault of what it is asked.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_wait_for, args=(parent,), daemon=True).start()
 
 

@@ -22,7 +22,7 @@ from hospital_assets.files import replace_text
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
-from hospital_assets.warehouse.errors import WarehouseError
+from hospital_assets.warehouse.errors import INTERRUPTED, WarehouseError
 from hospital_assets.warehouse.loads import ledger_copy, read_ledger_copy
 
 DAY = date(2026, 3, 1)
@@ -127,7 +127,7 @@ def test_checks_of_a_directory_where_nothing_was_checked_are_no_success(
         assert "nothing was ever checked" in capsys.readouterr().err
 
 
-INTERRUPTED = types.SimpleNamespace(
+STOPPED = types.SimpleNamespace(
     is_step_success=False,
     is_step_failure=True,
     step_failure_data=types.SimpleNamespace(error=types.SimpleNamespace(cls_name="DagsterExecutionInterruptedError")),
@@ -135,7 +135,7 @@ INTERRUPTED = types.SimpleNamespace(
 
 
 @pytest.mark.fast_as("raised")
-@pytest.mark.parametrize("events", [None, [], [INTERRUPTED]], ids=["raised", "swallowed", "a failure of its step"])
+@pytest.mark.parametrize("events", [None, [], [STOPPED]], ids=["raised", "swallowed", "a failure of its step"])
 def test_an_interrupted_build_says_what_did_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], events: list[object] | None
 ) -> None:
@@ -151,6 +151,17 @@ def test_an_interrupted_build_says_what_did_not_run(
     shown = capsys.readouterr()
     assert "interrupted: 0 of " in shown.err and "kpi_waits" in shown.err
     assert "errors" not in shown.out
+
+
+def test_a_signal_that_meets_the_database_is_no_mistake_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def met(*_: object) -> None:
+        raise RuntimeError(INTERRUPTED)
+
+    monkeypatch.setattr("hospital_assets.recovery.snapshots.snapshots", met)
+    assert main(["--data-dir", str(tmp_path), "snapshots"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_a_refresh_that_is_cancelled_says_so_and_its_files_go_on_waiting(

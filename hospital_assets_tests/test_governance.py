@@ -9,8 +9,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -1192,6 +1194,27 @@ def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:
 
     assert rests(900, 950) and rests(980, 999)
     assert not rests(900, 930) and not rests(None, None) and not rests(990, None)
+
+
+def test_a_signal_ends_a_publishing_with_those_that_are_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over, begun = threading.Event(), []
+
+    def at_work(_own: object, _settings: object, _policy: object, audience: Audience, *_: object) -> None:
+        begun.append(audience.name)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert is_over.wait(60)
+
+    monkeypatch.setattr(publications, "_publish", at_work)
+    monkeypatch.setattr(publications, "Event", lambda: is_over)
+    settings, now = Settings(tmp_path), datetime(2026, 5, 10, tzinfo=UTC)
+    policy, both = load_policy(settings), [Audience("analyst"), Audience("executive")]
+    with open_warehouse(settings.warehouse_file) as warehouse, pytest.raises(KeyboardInterrupt):
+        publications.publish_all(
+            warehouse, settings, policy, both, key=lambda: load_key(settings), published_at=now, data_as_of=now
+        )
+    assert begun == ["analyst"]
 
 
 def test_of_an_hour_that_is_over_the_newest_version_is_kept(tmp_path: Path) -> None:

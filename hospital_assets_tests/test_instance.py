@@ -16,6 +16,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.runs.sqlite import SqliteRunStorage
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
@@ -33,6 +34,8 @@ def test_a_home_has_the_package_s_settings_and_its_history_in_files(tmp_path: Pa
         assert isinstance(instance.run_storage, HospitalRunStorage)
         assert isinstance(instance.schedule_storage, HospitalScheduleStorage)
         assert not instance.telemetry_enabled
+        # Its processes would say a traceback at Ctrl-C.
+        assert isinstance(instance.compute_log_manager, NoOpComputeLogManager)
     # Where Dagster's own would put them: a directory of an older release keeps its history.
     files = {str(path.relative_to(tmp_path / "dagster")) for path in tmp_path.rglob("*.db")}
     assert {"history/runs.db", "history/runs/index.db", "schedules/schedules.db"} <= files

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import signal
 import socket
 import time
 import zlib
@@ -22,12 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.content import UnreadableError, sha256
+from hospital_assets.landing.content import UnreadableError, sha256, why_unreadable
 from hospital_assets.landing.csv_records import parse_csv
 from hospital_assets.landing.worker import Worker
 from hospital_assets.landing.zone import LandingZone
 from hospital_assets.settings import FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
+from hospital_assets.warehouse.errors import INTERRUPTED
 from hospital_assets_tests.helpers import zone_in
 
 LIMITS = FileLimits(megabytes=70, seconds=60)
@@ -368,6 +370,12 @@ def test_a_reader_that_takes_too_much_memory_is_ended() -> None:
         worker.run(str.ljust, "", 2_000_000_000)
 
 
+def test_ctrl_c_does_not_end_the_reader() -> None:
+    with Worker(LIMITS) as worker:
+        worker.run(signal.raise_signal, signal.SIGINT)
+        assert worker.run(len, "abc") == 3
+
+
 def test_a_reader_that_dies_is_no_end_and_its_errors_quote_nothing() -> None:
     with Worker(LIMITS) as worker:
         with pytest.raises(UnreadableError, match="exit code 7"):
@@ -455,6 +463,25 @@ def test_files_that_fail_together_are_found_by_halves(tmp_path: Path, monkeypatc
     assert bad["source_file"].to_list() == ["native/er_visits/2-bad.csv", "native/er_visits/5-bad.csv"]
     assert ledger.filter(pl.col("state") == "ready")["row_count"].to_list() == [1] * 4
     assert "Erika" not in " ".join(bad["problem"])
+
+
+@pytest.mark.parametrize("met_at", [1, 2])
+def test_a_signal_is_no_fault_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, met_at: int) -> None:
+    """DuckDB makes an ordinary error of one that meets it at work: at the first try of a group, or of a file alone."""
+    looks: list[str] = []
+
+    def met(self: LandingZone, profile: str, subject: str, *_: object) -> pl.DataFrame:
+        looks.append(subject)
+        raise RuntimeError(INTERRUPTED) if len(looks) == met_at else duckdb.InternalException("x")
+
+    monkeypatch.setattr(LandingZone, "_count", met)
+    with scratch_connection() as connection:
+        zone = zone_of(tmp_path, connection)
+        with pytest.raises(KeyboardInterrupt):
+            zone.discover()
+    assert len(looks) == met_at
+    with pytest.raises(KeyboardInterrupt):
+        why_unreadable(RuntimeError(INTERRUPTED))
 
 
 # A quote that nobody closes ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Work that is spread over processes: in order, said where it fails, and nothing is left when this process is gone."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,16 @@ def test_many_pieces_are_done_elsewhere_and_in_order() -> None:
 
 def test_few_pieces_are_done_here() -> None:
     assert spread(where, [1, 2]) == [(1, os.getpid()), (2, os.getpid())]
+
+
+def interrupted(piece: int) -> int:
+    signal.raise_signal(signal.SIGINT)
+    return piece
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one processor: nothing is spread")
+def test_ctrl_c_is_for_who_asks_not_for_those_that_work() -> None:
+    assert spread(interrupted, MANY) == MANY
 
 
 def test_what_a_piece_raises_is_raised() -> None:

@@ -46,6 +46,7 @@ from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, WarehouseLockedError, open_warehouse
+from hospital_assets.warehouse.errors import INTERRUPTED
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 #: The name under which seconds of checks are counted, in addition to the layers.
@@ -387,7 +388,7 @@ def _is_interrupted(event: dg.DagsterEvent) -> bool:
 def _was_querying(event: dg.DagsterEvent) -> bool:
     """Whether a signal met DuckDB at work, which makes an error of its own of it."""
     error = event.step_failure_data.error
-    while error is not None and "Query interrupted" not in error.message:
+    while error is not None and INTERRUPTED not in error.message:
         error = error.cause
     return error is not None
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.instance.ref import InstanceRef
 
 from hospital_assets.automation.history import POSTGRES_URL
 from hospital_assets.files import locked, replace_text
 from hospital_assets.settings import Settings, SettingsError
 
+_NO_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
 _SCHEME = "postgresql+psycopg2://"
 
@@ -32,9 +34,11 @@ def scratch_instance(home: Path) -> dg.DagsterInstance:
 
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of a data directory."""
+    """The Dagster instance of a data directory, for this process: what its runs print is the terminal's alone."""
     os.environ.update(dagster_environment(settings))
-    with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
+    # Else Dagster has two processes for each run which a Ctrl-C ends with a traceback.
+    ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides={"compute_logs": _NO_LOGS})
+    with dg.DagsterInstance.from_ref(ref) as instance:
         yield instance
 
 

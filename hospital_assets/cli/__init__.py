@@ -29,7 +29,7 @@ from hospital_assets.logs import start_logging
 from hospital_assets.operations import WAREHOUSE_COMMANDS
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
-_USAGE_ERROR = 2
+_USAGE_ERROR, _INTERRUPTED = 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,10 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(str(error), as_json=as_json)
         return _USAGE_ERROR
     except KeyboardInterrupt:
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         from hospital_assets.automation.failures import in_words
+        from hospital_assets.warehouse.errors import INTERRUPTED
 
+        if INTERRUPTED in str(error):
+            return _INTERRUPTED
         words = in_words(error)
         if words is None:
             raise

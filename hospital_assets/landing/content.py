@@ -28,6 +28,7 @@ import polars as pl
 
 from hospital_assets.landing.foreign import HEAD_BYTES, foreign_kind
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
+from hospital_assets.warehouse.errors import heed_interruption
 
 
 class UnreadableError(ValueError):
@@ -68,7 +69,12 @@ FAILURES: tuple[type[BaseException], ...] = (Exception, pl.exceptions.PanicExcep
 
 
 def why_unreadable(error: BaseException) -> str:
-    """Why a file is `unreadable`, in words that quote nothing of it, with what to do."""
+    """Why a file is `unreadable`, in words that quote nothing of it, with what to do.
+
+    Raises:
+        KeyboardInterrupt: nothing is wrong with it, the program is to end.
+    """
+    heed_interruption(error)
     match error:
         case UnreadableError():
             return str(error)

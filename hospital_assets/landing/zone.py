@@ -66,6 +66,7 @@ from hospital_assets.partitions import latest_day
 from hospital_assets.settings import DEFAULT_LIMITS, FileLimits
 from hospital_assets.warehouse.database import Period, scratch_connection
 from hospital_assets.warehouse.dialect import Frame, checkpoint, lazy, parse_wall_clocks, quoted, resolve_instants
+from hospital_assets.warehouse.errors import heed_interruption
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import ledger_version, read_ledger_copy
 
@@ -499,7 +500,8 @@ class LandingZone:
         for group in sorted(groups):
             try:
                 counted[group] = self._count(*group, ledger, is_todo)
-            except FAILURES:
+            except FAILURES as error:
+                heed_interruption(error)
                 failed.append(group)
         # Reference data first: others cannot be dated without it.
         failed.sort(key=lambda group: CONTRACTS[f"raw_{group[1]}"].partitioned)
@@ -614,6 +616,7 @@ class LandingZone:
                     zone = replace(self, connection=connection)
                     zone._count(profile_name, subject, pl.concat([done, tried]), is_todo)
             except FAILURES as error:
+                heed_interruption(error)
                 if len(names) == 1:
                     is_bad = of_group & pl.col("source_file").is_in(names)
                     ledger = _unreadable(ledger, is_todo & is_bad, error)

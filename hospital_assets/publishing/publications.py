@@ -25,11 +25,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,6 +60,7 @@ DATABASE = "publication.duckdb"
 _MOST_DIFFERENT = 1_000
 _POINTER = "current.json"
 _BUILDING = ".building-"
+_LOOK_UP_SECONDS = 0.5
 _VERSION = re.compile(r"\d{8}T\d{12}Z")
 #: A hospital's identifier in the name of a folder; of another source with its namespace, as in `hl7v2-adt:SFAC`.
 _HOSPITAL = r"\w[\w.:-]*"
@@ -341,6 +343,7 @@ def publish_all(
         data_as_of: the hospital's time; ages are counted to its year.
         act: audits that a version is to count.
     """
+    is_over = Event()
 
     def made(some: Sequence[Audience]) -> list[Made | Exception]:
         with warehouse.second_connection() as own:
@@ -354,7 +357,7 @@ def publish_all(
                 except Exception as error:
                     return error
 
-            return [outcome(audience) for audience in some]
+            return [outcome(audience) for audience in some if not is_over.is_set()]
 
     hides_something = not all(policy.sees_everything(audience.role) for audience in audiences)
     if hides_something and warehouse.exists(CONTRACTS["dim_hospital"]):
@@ -365,7 +368,15 @@ def publish_all(
     groups = [sharing, *([audience] for audience in audiences if audience not in sharing)]
     at_once = min(len(groups), os.cpu_count() or 1)
     with _in_order(warehouse), ThreadPoolExecutor(at_once) as pool:
-        outcomes = dict(zip(itertools.chain(*groups), itertools.chain(*pool.map(made, groups)), strict=True))
+        found = [pool.submit(made, group) for group in groups]
+        try:
+            # After a signal, too, the system goes on waiting since Polars is there: who looks up hears of it.
+            while wait(found, _LOOK_UP_SECONDS).not_done:
+                pass
+        finally:
+            # It ends with those that are at work.
+            is_over.set()
+        outcomes = dict(zip(itertools.chain(*groups), itertools.chain(*(one.result() for one in found)), strict=True))
     return [(audience, outcomes[audience]) for audience in audiences]
 
 

@@ -28,6 +28,7 @@ from hospital_assets.recovery.records import Record, Text, taken_apart
 from hospital_assets.recovery.spellings import GZIP, Finder, decoded, pieces, unpack
 from hospital_assets.recovery.whose import Person, Said, Source, said_in_objects, said_in_table, source_of
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.errors import heed_interruption
 
 #: What stops an erasure, in words.
 _NOT_KNOWN = "nothing says whose its records are"
@@ -118,7 +119,8 @@ class LandedSearch:
         try:
             found = self._sorted(opened, namespace)
             kept = opened.written(found.theirs) if found.theirs else None
-        except FAILURES:
+        except FAILURES as error:
+            heed_interruption(error)
             return Holding(below, unclear=(_NOT_READ,)) if opened.is_named else None
         unclear = [f"line {opened.text.line_of(place)}" for place in sorted(found.unclear)]
         if found.theirs and kept is None:

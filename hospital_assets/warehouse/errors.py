@@ -11,6 +11,19 @@ import polars as pl
 
 from hospital_assets.contracts import CONTRACTS
 
+#: What DuckDB makes of a signal that meets it at work: an ordinary error, of which Python hears no more.
+INTERRUPTED = "Query interrupted"
+
+
+def heed_interruption(error: BaseException) -> None:
+    """Go on where an error is one, for who carries on after any: a signal must not be taken for a fault of a file.
+
+    Raises:
+        KeyboardInterrupt: it is DuckDB's word for a signal.
+    """
+    if isinstance(error, RuntimeError) and INTERRUPTED in str(error):
+        raise KeyboardInterrupt from None
+
 
 class WarehouseError(Exception):
     """A table could not be written or read; the message says which, why, and what to do."""
