@@ -40,6 +40,7 @@ from hospital_assets.publishing.publications import DATABASE, Publication, Publi
 from hospital_assets.settings import Settings, load_settings, write_settings
 from hospital_assets.simulator.scoring import fates, precision, recall
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
+from hospital_assets.warehouse.dialect import lazy
 from hospital_assets_tests.helpers import checked, copy_of, query, run, tables
 from hospital_assets_tests.processes import QUIET, hospital, started
 from hospital_assets_tests.test_landing_faults import FOLDERS, UNOPENED
@@ -407,6 +408,35 @@ def test_no_table_is_dropped_that_the_build_does_not_make_whole_again(
     with pytest.raises(BuildError, match=says):
         run(settings, rebuild=rebuild, **options)
     assert dict(tables(settings)) == before
+
+
+def test_a_table_that_is_not_rebuilt_is_what_it_was(
+    built: tuple[Settings, BuildReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = copy_of(built[0], tmp_path)
+    shutil.copytree(built[0].warehouse_file.parent, settings.warehouse_file.parent)
+    before = dict(tables(settings))
+
+    def interrupted(*_: object) -> None:
+        assert "raw_er_visits" not in query(settings, "select * from duckdb_tables()")["table_name"].to_list()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hospital_assets.automation.build.execute", interrupted)
+    for _ in range(2):
+        with pytest.raises(BuildError, match="interrupted"):
+            run(settings, rebuild=["raw_er_visits", "dim_date"])
+        assert dict(tables(settings)) == before
+    # As a killed one leaves them.
+    for is_made in (False, True):
+        with open_warehouse(settings.warehouse_file) as warehouse:
+            warehouse.set_aside(CONTRACTS["dim_date"])
+            assert not warehouse.exists(CONTRACTS["dim_date"])
+            if is_made:
+                warehouse.replace(CONTRACTS["dim_date"], lazy(pl.DataFrame(schema=CONTRACTS["dim_date"].polars_schema)))
+            warehouse.put_back(CONTRACTS["dim_date"])
+            assert warehouse.exists(CONTRACTS["dim_date"])
+    assert {name for name, _ in tables(settings)} == set(before)
+    assert query(settings, "select * from dimensions.dim_date").is_empty()
 
 
 @pytest.mark.slow

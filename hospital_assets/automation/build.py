@@ -38,14 +38,14 @@ from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, run_l
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.checks.accounting import NOT_LOADED
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.table import Layer
+from hospital_assets.contracts.table import Contract, Layer
 from hospital_assets.landing.profile import LANDED, UNRECOGNISED
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.partitions import period_start, range_tags, service_periods
 from hospital_assets.publishing.policy import RoleName
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, WarehouseLockedError, open_warehouse
+from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, Warehouse, WarehouseLockedError, open_warehouse
 from hospital_assets.warehouse.errors import INTERRUPTED
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -131,7 +131,8 @@ def build(
         first: first service day; default the directory's first.
         last: last service day, inclusive; default the directory's last.
         select: a Dagster asset selection such as `group:kpis` or `+key:fact_vitals`, or names of tables; default all.
-        rebuild: tables to drop first, since their contracts changed; they must be built with all their days.
+        rebuild: tables to make anew, since their contracts changed; they must be built with all their days. What is
+            not made is what it was.
         progress: is given the name of each finished step, how many are done and how many there are.
 
     Raises:
@@ -145,14 +146,14 @@ def build(
     days, selection = _days(settings, first, last), _selection(definitions, select)
     for name in rebuild:
         _refuse_to_drop(name, selection, is_whole=days == _days(settings, None, None))
-    if rebuild:
-        with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
-            for name in rebuild:
-                warehouse.drop(CONTRACTS[name])
-    with _Runs(definitions, settings, days, progress) as runs:
-        runs.run("full_refresh", days, selection)
-        if select is None:
-            runs.refresh_stale()
+    _each(Warehouse.set_aside, rebuild, settings)
+    try:
+        with _Runs(definitions, settings, days, progress) as runs:
+            runs.run("full_refresh", days, selection)
+            if select is None:
+                runs.refresh_stale()
+    finally:
+        _each(Warehouse.put_back, rebuild, settings)
     try:
         runs.report.outside = _outside_period(settings, days)
     except WarehouseLockedError as error:
@@ -160,6 +161,14 @@ def build(
         runs.report.uncounted = str(error)
     runs.report.not_loaded = _not_loaded(settings)
     return runs.report
+
+
+def _each(change: Callable[[Warehouse, Contract], None], names: Collection[str], settings: Settings) -> None:
+    """Change the warehouse for each of some tables."""
+    if names:
+        with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
+            for name in names:
+                change(warehouse, CONTRACTS[name])
 
 
 def _refuse_to_drop(name: str, selection: Collection[dg.AssetKey], *, is_whole: bool) -> None:

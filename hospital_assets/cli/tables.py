@@ -28,7 +28,7 @@ def add_commands(commands: Commands) -> None:
         metavar="TABLE",
         action="append",
         default=[],
-        help="drop a table whose contract changed before building it",
+        help="make a table anew whose contract changed; if it cannot be made, it is what it was",
     )
 
     commands.add_parser("refresh", _refresh, help="load the waiting files, as the sensors would")

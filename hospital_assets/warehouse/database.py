@@ -387,6 +387,33 @@ class Warehouse:
         self._known_tables.discard(contract.name)
         self._stored_kinds().pop(contract.qualified_name, None)
 
+    def set_aside(self, contract: Contract) -> None:
+        """Take a table away, so that the next write makes it anew; see `put_back`."""
+        self.put_back(contract)
+        if not self.exists(contract) or self.is_view(contract):
+            # Rows of a view are stored elsewhere.
+            self.drop(contract)
+            return
+        self.wrote(contract)
+        with self.transaction() as connection:
+            connection.execute(f"alter table {_qualified(contract)} rename to {quoted(contract.name + _ASIDE)}")
+            self._note_change(contract, None, "rebuilt")
+        self._known_tables.discard(contract.name)
+        self._kinds = None
+
+    def put_back(self, contract: Contract) -> None:
+        """Have a table again that was set aside, unless it was made anew."""
+        if contract.qualified_name + _ASIDE not in self._stored_kinds():
+            return
+        aside = f"{quoted(contract.layer)}.{quoted(contract.name + _ASIDE)}"
+        with self.transaction() as connection:
+            if self.exists(contract):
+                connection.execute(f"drop table {aside}")
+            else:
+                connection.execute(f"alter table {aside} rename to {quoted(contract.name)}")
+                self._note_change(contract, None, "put back")
+        self._kinds = None
+
     def _note_change(self, contract: Contract, period: Period | None, cause: str) -> None:
         """Note what has to be mirrored, from the first mirroring on; belongs to the transaction of the change."""
         if CHANGES[0] not in self._stored_kinds():
@@ -494,6 +521,10 @@ def _rows_of(contract: Contract, period: Period | None) -> str:
         return _qualified(contract)
     day = quoted(PARTITION_COLUMN)
     return f"{_qualified(contract)} where {day} >= date '{period.first}' and {day} < date '{period.end}'"
+
+
+#: Behind the name of a table while it is made anew.
+_ASIDE = "__aside"
 
 
 def _qualified(contract: Contract) -> str:
