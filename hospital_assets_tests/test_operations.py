@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -32,6 +33,8 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.operations import doctor
 from hospital_assets.operations.services import SERVICES, container_files, health_of, systemd_units, write_units
+from hospital_assets.recovery.erase import Erasure, erase_person
+from hospital_assets.recovery.whose import Person
 from hospital_assets.settings import (
     BackupSettings,
     EngineSettings,
@@ -265,6 +268,15 @@ def truncate(settings: Settings) -> None:
     settings.warehouse_file.write_bytes(settings.warehouse_file.read_bytes()[:5000])
 
 
+def begin_an_erasure(settings: Settings) -> None:
+    def cut_off(_: bool) -> list[str]:
+        raise KeyboardInterrupt
+
+    person = Person(("P-815",), (), ())
+    with contextlib.suppress(KeyboardInterrupt):
+        erase_person(settings, Erasure(person, "abc", was_published=False), cut_off)
+
+
 FAULTS: dict[str, tuple[str, str, Callable[[Settings], object]]] = {
     "no directory": ("directory", "not there", lambda settings: shutil.rmtree(settings.data_dir)),
     "open to others": ("directory", "open to others", lambda settings: settings.data_dir.chmod(0o755)),
@@ -277,6 +289,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[Settings], object]]] = {
         lambda settings: (settings.data_dir.parent / "key").chmod(0o644),
     ),
     "no key": ("keys", "no secret key", lambda settings: (settings.data_dir.parent / "key").unlink()),
+    "an erasure that was cut off": ("erasures", "1 were begun and are not done: abc", begin_an_erasure),
     "a torn warehouse": ("warehouse", "hospital.duckdb", truncate),
     "no warehouse": ("warehouse", "nothing is built", lambda settings: settings.warehouse_file.unlink()),
 }

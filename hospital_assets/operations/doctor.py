@@ -106,6 +106,7 @@ def examine(
         "ports": lambda: _ports(settings, also_ports),
         "sources": lambda: _sources(settings, clock, asks=asks_sources),
         "backups": lambda: _backups(settings, wall),
+        "erasures": lambda: _erasures(settings),
         "at work": lambda: _at_work(settings, wall),
         "certificates": lambda: _certificates(certificates, wall),
     }
@@ -517,6 +518,17 @@ def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
             what = f"none was {how}" + ("" if at is None else f" since {at:%Y-%m-%d}")
             with_key = " --identity FILE" if depth == "content" and newest.is_encrypted else ""
             yield "warning", what, f"`hospital backup verify{with_key}`"
+
+
+def _erasures(settings: Settings) -> Iterator[_Found]:
+    from hospital_assets.recovery.erase import begun_erasures
+
+    begun = [erasure.hashed for erasure in begun_erasures(settings)]
+    if begun:
+        what = f"{len(begun):,} were begun and are not done: {', '.join(begun)}"
+        yield "error", what, "`hospital erase NUMBER --yes` for each; the audit calls them so, and says when"
+    else:
+        yield "ok", "none that was begun is left to do", ""
 
 
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:

@@ -123,7 +123,7 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         WarehouseError: the mirror cannot be reached.
     """
     assert_deletable(settings)
-    begun = next((e for e in _begun(settings) if record_number in e.person.record_numbers), None)
+    begun = next((e for e in begun_erasures(settings) if record_number in e.person.record_numbers), None)
     if linked := [folder for folder in (*_derived(settings), settings.landing) if folder.is_symlink()]:
         raise EraseError(f"{linked[0]} is a link, which erasing does not follow; nothing was changed")
     if begun is None and not settings.warehouse_file.exists():
@@ -190,8 +190,12 @@ def _notes_folder(settings: Settings) -> Path:
     return settings.data_dir / "erasures"
 
 
-def _begun(settings: Settings) -> Iterator[Erasure]:
-    """Erasures that were begun and are not done."""
+def begun_erasures(settings: Settings) -> Iterator[Erasure]:
+    """Erasures that were begun and are not done.
+
+    Raises:
+        StateError: a note of one is damaged.
+    """
     for note in sorted(_notes_folder(settings).glob("*.json")):
         noted = read_state(note, "an erasure is not finished; restore the note or erase the person anew", "person")
         names = {name: tuple(listed) for name, listed in noted["person"].items()}
