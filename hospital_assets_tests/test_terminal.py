@@ -72,6 +72,32 @@ def test_the_others_start_once_the_first_is_ready_and_that_all_are_is_told_once(
     assert capfd.readouterr().out.count("hospital: all") == 1
 
 
+WAITS_FOR_ITS_CHILD = """
+import os, pathlib, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+signal.signal(signal.SIGTERM, lambda *_: None)
+pathlib.Path(sys.argv[1]).write_text(str(os.getpgrp()))
+child.wait()
+"""
+
+
+def test_ctrl_c_ends_programs_in_order_with_all_that_they_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hospital_assets.cli.pages._END_SECONDS", 0.1)
+    mark, stop = tmp_path / "group", threading.Event()
+
+    def is_ready() -> bool:
+        if mark.exists() and mark.read_text():
+            stop.set()
+        return False
+
+    program = [sys.executable, "-c", WAITS_FOR_ITS_CHILD, str(mark)]
+    assert _run_together({"one": (program, is_ready)}, os.environ, "all", stop) == 0
+    # A terminal sends it to all of a group.
+    assert int(mark.read_text()) != os.getpgrp()
+
+
 def test_each_command_is_listed_once_with_an_example_that_is_one() -> None:
     parser = _parser()
     listed = [name for names, _ in GROUPS.values() for name in names]

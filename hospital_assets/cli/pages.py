@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import socket as connections
 import subprocess
 import sys
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from hospital_assets.cli.console import Commands
+
+
+#: A program of `hospital dev` has this long to end before those that it started are told, too.
+_END_SECONDS = 10.0
 
 
 def add_commands(commands: Commands) -> None:
@@ -107,8 +113,9 @@ def _run_together(
     try:
         while True:
             for name in starting:
+                # A terminal's Ctrl-C is for this process, which ends them: each would answer it with a traceback.
                 running[name] = subprocess.Popen(  # noqa: S603
-                    programs[name][0], env=environment, preexec_fn=end_with_parent
+                    programs[name][0], env=environment, preexec_fn=end_with_parent, process_group=0
                 )
             starting = []
             if stop.wait(0.2):
@@ -127,7 +134,12 @@ def _run_together(
         for process in running.values():
             process.terminate()
         for process in running.values():
-            process.wait()
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A code server that was just starting waits for a child that nobody told.
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
 
 
 def _answers(port: int) -> bool:
