@@ -98,6 +98,16 @@ def test_ctrl_c_ends_programs_in_order_with_all_that_they_started(
     assert int(mark.read_text()) != os.getpgrp()
 
 
+def test_names_of_files_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    landed = tmp_path / "landing" / "a\x1b[31m\nb"
+    landed.parent.mkdir()
+    landed.touch()
+    landed.chmod(0o644)
+    main(["--data-dir", str(tmp_path), "status"])
+    said = capsys.readouterr().out
+    assert "a\\u001b[31m\\u000ab" in said and "\x1b[31m" not in said
+
+
 def test_each_command_is_listed_once_with_an_example_that_is_one() -> None:
     parser = _parser()
     listed = [name for names, _ in GROUPS.values() for name in names]

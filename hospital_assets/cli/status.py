@@ -178,11 +178,12 @@ def _disk(settings: Settings) -> list[str]:
 def _permissions(settings: Settings) -> list[str]:
     """Whether others than the owner can read what is in the directory, and what to do."""
     from hospital_assets.files import open_to_others
+    from hospital_assets.landing.listing import shown
 
     found = list(open_to_others(settings.data_dir))
     if not found:
         return ["only the owner can read the directory"]
-    first = [str(path.relative_to(settings.data_dir)) for path in found[:3]]
+    first = [shown(str(path.relative_to(settings.data_dir))) for path in found[:3]]
     protected = "" if found[0] == settings.data_dir else ", which the directory itself keeps from them"
     return [
         f"{len(found):,} files and folders are open to others{protected}: {', '.join(first)}, ...",
