@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import narwhals as nw
+import polars as pl
 import pytest
 
+from hospital_assets.assets.facts.emergency_visits import principal_conditions
+from hospital_assets.assets.kpis.readmissions import inpatient_stays, readmissions
+from hospital_assets.assets.kpis.returns import persons_of
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator import network as simulated
 from hospital_assets.simulator import simulate
-from hospital_assets_tests.helpers import run
+from hospital_assets.warehouse.dialect import Frame, lazy
+from hospital_assets_tests.helpers import run, warehouse_copy
 from hospital_assets_tests.kpi_oracle import ORACLES, Expected, Stored
 
 KPIS = [name for name, contract in CONTRACTS.items() if contract.layer == "kpis"]
@@ -141,6 +148,43 @@ def dirty(built: tuple[Settings, BuildReport]) -> Iterator[Stored]:
 def test_a_dirty_network_has_the_oracles_figures(dirty: Stored, table: str) -> None:
     assert dirty.rows(CONTRACTS[table].qualified_name)
     assert differences(dirty, table) == []
+
+
+def test_readmissions_once_every_discharge_has_run_out(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    """Of eight days none has: forty days later they have, and few persons have many stays, planned ones among them."""
+    settings = warehouse_copy(built[0], tmp_path / "later")
+    with duckdb.connect(str(settings.warehouse_file)) as connection:
+        connection.execute(
+            "update facts.fact_patient_flow f set patient_key = p.patient_key from (select patient_key, row_number() "
+            "over (order by patient_key) as number from dimensions.dim_patient where patient_key > 0) p "
+            "where p.number = 1 + hash(f.stay_id) % 70"
+        )
+        for table in ("cleaned.cleaned_diagnoses", "dimensions.dim_condition"):
+            connection.execute(f"update {table} set icd_code = 'Z511' || icd_code where hash(icd_code) % 4 = 0")
+        connection.execute(
+            "insert into cleaned.cleaned_procedures select p.* replace (s.stay_id as visit_id, s.stay_id as "
+            "procedure_id, '0TY00Z0' as procedure_code) from (from cleaned.cleaned_procedures limit 1) p, "
+            "(select distinct stay_id from facts.fact_patient_flow) s where hash(s.stay_id, 2) % 5 = 0"
+        )
+    stored = stored_in(settings)
+    stored.as_of += timedelta(days=40)
+    with duckdb.connect(str(settings.warehouse_file), read_only=True) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+
+        def table(name: str) -> Frame:
+            return lazy(connection.table(CONTRACTS[name].qualified_name))
+
+        conditions, hospitals = table("dim_condition"), table("dim_hospital")
+        coded = principal_conditions(table("cleaned_diagnoses"), conditions)
+        stays = inpatient_stays(
+            table("fact_patient_flow"), coded, table("cleaned_procedures"), hospitals, conditions
+        ).join(persons_of(table("dim_patient"), table("dim_person")), on="patient_key", how="left")
+        data_end = nw.lit(last_whole_day(stored.as_of)).cast(nw.Date)
+        found = readmissions(stays, data_end).collect("polars").to_native()
+    stored.rows("kpis.kpi_readmissions")[:] = found.to_dicts()
+    (total,) = found.filter(pl.col("hospital_id") == "all")["numerator_count"]
+    assert total > 5
+    assert differences(stored, "kpi_readmissions") == []
 
 
 def test_an_oracle_notices_one_visit(dirty: Stored) -> None:

@@ -72,7 +72,7 @@ def write_events(
     ]
     # A transfer entered by mistake is taken back; a discharge too, and then happens later.
     mistaken = admitted.filter(
-        pl.Series(rng.random(admitted.height) < 0.01)
+        pl.Series(rng.random(admitted.height) < 0.03)
         & (pl.col("moved_at") < 0)
         & (pl.col("ward_until") - pl.col("ward_from") > 20_000)
     )
