@@ -6,7 +6,7 @@ import hashlib
 import json
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -312,6 +312,22 @@ def raw(table: str, *rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
 
 
+def copies_of(folder: Path, tables: Mapping[str, Sequence[dict[str, Any]]], *names: str) -> list[pl.DataFrame]:
+    """The copies of a warehouse that has some rows of these tables."""
+    file = folder / "warehouse" / "hospital.duckdb"
+    with open_warehouse(file) as warehouse:
+        for name, rows in tables.items():
+            contract = CONTRACTS[name]
+            frame = raw(name, *rows) if rows else pl.DataFrame(schema=contract.polars_schema)
+            warehouse.connection.register("given", frame.to_arrow())
+            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
+            warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
+        for name in names:
+            publish_copy(warehouse, name)
+    found = [read_copy(file, name) for name in names]
+    return [copy for copy in found if copy is not None]
+
+
 @pytest.mark.parametrize(
     ("patient", "values", "raised", "says"),
     [
@@ -374,16 +390,7 @@ def test_the_newest_scores_of_who_is_there_are_of_known_times(tmp_path: Path) ->
         "dim_department": [{"department_key": 1}],
         "dim_doctor": [],
     }
-    with open_warehouse(tmp_path / "hospital.duckdb") as warehouse:
-        for name, told in rows.items():
-            contract = CONTRACTS[name]
-            frame = raw(name, *told) if told else pl.DataFrame(schema=contract.polars_schema)
-            warehouse.connection.register("told_of", frame.to_arrow())
-            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
-            warehouse.connection.execute(f"create table {contract.layer}.{name} as from told_of")
-        publish_copy(warehouse, "open_visits")
-    copy = read_copy(tmp_path / "hospital.duckdb", "open_visits")
-    assert copy is not None
+    (copy,) = copies_of(tmp_path, rows, "open_visits")
     assert copy.select("news2_score", "previous_news2_score").rows() == [(3, None)]
 
 
@@ -448,23 +455,27 @@ def test_who_was_seen_at_an_unknown_time_is_seen_in_the_copy_of_a_run(tmp_path: 
     facts, cleaned = zip(seen, visit("waits", ""), visit("cancelled", ""), strict=True)
     department = {**dict.fromkeys(CONTRACTS["dim_department"].column_names), "department_key": 1}
     tables = {"fact_emergency_visits": facts, "cleaned_er_visits": cleaned, "dim_department": [department]}
-    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
-        for name in ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department", "dim_doctor"):
-            contract = CONTRACTS[name]
-            frame = pl.DataFrame(tables.get(name, []), schema=contract.polars_schema)
-            warehouse.connection.register("given", frame)
-            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
-            warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
-        publish_copy(warehouse, "open_visits")
-        publish_copy(warehouse, "ended_visits")
-    copy, ended = (
-        read_copy(tmp_path / "warehouse" / "hospital.duckdb", f"{name}_visits") for name in ("open", "ended")
-    )
-    assert copy is not None and ended is not None
+    tables |= {"fact_vitals": (), "dim_doctor": ()}
+    copy, ended = copies_of(tmp_path, tables, "open_visits", "ended_visits")
     provider_at = dict(copy.select("visit_id", "provider_at").iter_rows())
     assert provider_at == {"seen": NOW + MINUTE, "waits": None, "cancelled": None}
     # Nobody waits who never came.
     assert ended.rows() == [("cancelled", NOW + MINUTE)]
+
+
+def test_who_came_three_days_ago_may_still_be_there(tmp_path: Path) -> None:
+    """As long as anybody counts as present; those who came then and have left are known, too."""
+    days = {"west": 4, "boards": 3, "left": 3, "newest": 0}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("fact_vitals", "dim_doctor")}
+    on = {name: NOW.date() - timedelta(days=ago) for name, ago in days.items()}
+    rows["fact_emergency_visits"] = [
+        {"visit_id": name, "service_date": day, "is_open": name != "left", "is_cancelled": False, "department_key": 1}
+        for name, day in on.items()
+    ]
+    rows["cleaned_er_visits"] = [{"visit_id": name, "service_date": day} for name, day in on.items()]
+    rows["dim_department"] = [{"department_key": 1}]
+    there, ended = copies_of(tmp_path, rows, "open_visits", "ended_visits")
+    assert set(there["visit_id"]) == {"west", "boards", "newest"} and ended["visit_id"].to_list() == ["left"]
 
 
 def test_an_open_stay_is_beside_the_beds_of_today(tmp_path: Path) -> None:
@@ -476,16 +487,9 @@ def test_an_open_stay_is_beside_the_beds_of_today(tmp_path: Path) -> None:
         for key, beds in enumerate((4, 5, 9))
     ]
     stay = {"stay_id": "V1", "department_key": 0, "is_open": True, "segment_start_at": NOW, "service_date": NOW.date()}
-    with open_warehouse(tmp_path / "warehouse" / "hospital.duckdb") as warehouse:
-        for name, rows in {"fact_patient_flow": [stay], "dim_department": versions, "dim_patient": []}.items():
-            contract = CONTRACTS[name]
-            given = [{**dict.fromkeys(contract.column_names), **row} for row in rows]
-            warehouse.connection.register("given", pl.DataFrame(given, schema=contract.polars_schema))
-            warehouse.connection.execute(f"create schema if not exists {contract.layer}")
-            warehouse.connection.execute(f"create table {contract.layer}.{name} as from given")
-        publish_copy(warehouse, "open_stays")
-    copy = read_copy(tmp_path / "warehouse" / "hospital.duckdb", "open_stays")
-    assert copy is not None and copy.select("stay_id", "bed_capacity").rows() == [("V1", 5)]
+    tables = {"fact_patient_flow": [stay], "dim_department": versions, "dim_patient": []}
+    (copy,) = copies_of(tmp_path, tables, "open_stays")
+    assert copy.select("stay_id", "bed_capacity").rows() == [("V1", 5)]
 
 
 def test_waiting_visits_are_remembered_by_their_newest_record(outbox: Outbox) -> None:

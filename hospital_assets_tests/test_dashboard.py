@@ -1038,15 +1038,20 @@ def news2(name: str, score: int | None, red: bool = False) -> dict[str, object]:
 def test_the_board_says_who_came_and_who_is_expected_by_the_hour(tmp_path: Path) -> None:
     # A zone of half an hour: the hour in progress began where its own clock says so.
     zone, minutes = "Asia/Kolkata", (5, 50, 100, 400)
-    warehouse = landed(tmp_path, [visit(f"v{n}", ago) for n, ago in enumerate(minutes)])
+    warehouse = landed(tmp_path, [*(visit(f"v{n}", ago) for n, ago in enumerate(minutes)), visit("v-mistaken", 50)])
     live = tmp_path / "live"
     pl.DataFrame({"hospital_id": ["H1"], "hospital_name": ["One"], "time_zone": [zone]}).write_parquet(
         live / "hospitals.parquet"
     )
-    # As committed: one that has landed, too, one who has left, one elsewhere.
-    before = [NOW - timedelta(minutes=ago) for ago in (5, 130, 10)]
+    # As committed: one that has landed, too, one who has left, one elsewhere, one registered by mistake.
+    before = [NOW - timedelta(minutes=ago) for ago in (5, 130, 10, 50)]
     pl.DataFrame(
-        {"visit_id": ["v0", "left", "other"], "hospital_id": ["H1", "H1", "H2"], "arrival_at": before}
+        {
+            "visit_id": ["v0", "left", "other", "v-mistaken"],
+            "hospital_id": ["H1", "H1", "H2", "H1"],
+            "arrival_at": before,
+            "is_cancelled": [False, False, False, True],
+        }
     ).write_parquet(live / "recent_arrivals.parquet")
     clock = NOW.astimezone(ZoneInfo(zone))
     rows = [("H1", clock.date(), hour, hour / 2, hour, hour + 2) for hour in range(24)]

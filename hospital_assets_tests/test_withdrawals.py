@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,13 +20,14 @@ from hospital_assets.live.copies import read_copy
 from hospital_assets.live.monitor import Monitor
 from hospital_assets.settings import Settings
 from hospital_assets_tests.engines import ENGINES
-from hospital_assets_tests.test_alerts import PATIENTS
+from hospital_assets_tests.test_alerts import NOW as WINTER
+from hospital_assets_tests.test_alerts import PATIENTS, landed_vitals
 from hospital_assets_tests.test_cases import FACILITIES, Case, landed
 from hospital_assets_tests.test_hl7_profile import adt
 from hospital_assets_tests.test_interop import oru
 
 NOW = datetime(2026, 5, 1, 16, 0, tzinfo=UTC)
-HOSPITALS = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL"], "time_zone": ["America/Chicago"]})
+HOSPITALS = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL", "H1"], "time_zone": ["America/Chicago"] * 2})
 LATER = "20260501103000"
 
 #: Case -> messages in the order in which they land, each as a file, and after each whether an alert is open.
@@ -111,27 +113,51 @@ def test_the_board_knows_what_earlier_messages_said(name: str, tmp_path: Path) -
 
 
 @contextmanager
-def monitored(case: Case, folder: Path) -> Iterator[Callable[[str], bool]]:
+def monitored(
+    case: Case, folder: Path, profile: str = "hl7v2-adt", now: datetime = NOW
+) -> Iterator[Callable[[str], bool]]:
     """Lets a monitor see what is asked for; gives whether an alert is open."""
     warehouse = folder / "warehouse" / "hospital.duckdb"
     (warehouse.parent / "live").mkdir(parents=True)
     outbox = Outbox(folder / "outbox.sqlite")
     landing: Any = SimpleNamespace(warehouse=SimpleNamespace(database=str(warehouse)))
     monitor = Monitor(Settings(folder), AlertSettings(), landing, outbox, {})
-    patients = PATIENTS.clear()
-
-    there = ["hl7v2-adt/hospitals.csv"]
+    there = [f"{profile}/hospitals.csv"]
 
     def assess(file: str) -> bool:
-        there.append(f"hl7v2-adt/{file}")
+        there.append(f"{profile}/{file}")
         ledger = case.ledger.filter(pl.col("source_file").is_in(there))
         new = ledger.filter(pl.col("source_file") == there[-1])
-        signals, _ = monitor._of_files(case.zone, ledger, new, HOSPITALS, patients, NOW - timedelta(days=1))
-        outbox.record(signals, NOW)
+        signals, _ = monitor._of_files(case.zone, ledger, new, HOSPITALS, PATIENTS.clear(), now - timedelta(days=1))
+        outbox.record(signals, now)
         return bool(outbox.open_subjects("critical_vitals"))
 
     yield assess
     outbox.close()
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        pytest.param([(150, 0, True), (70, 5, False)], id="corrected"),
+        pytest.param([(70, 5, False), (150, 0, False)], id="the correction lands first"),
+        pytest.param([(70, 0, False), (150, 5, True)], id="corrected to critical"),
+        pytest.param([(150, 5, True), (70, 0, True)], id="so, and the correction lands first"),
+    ],
+)
+def test_a_whole_set_that_is_recorded_again_is_corrected(rates: list[tuple[int, int, bool]], tmp_path: Path) -> None:
+    """Of a set with a number of its own that is written last stands, whatever moment it is of."""
+    files = {}
+    for place, (rate, minute, _) in enumerate(rates):
+        record = landed_vitals(heart_rate=rate)
+        told = {name: record[name] for name in ("observation_id", "visit_id", "patient_id", "hospital_id")}
+        told |= {"measured_at": record["measured_at"], "recorded_at": f"2026-01-15T06:{minute:02d}:30-06:00"}
+        files[f"vitals/{place}.json"] = (json.dumps(told | {"vitals": json.loads(record["payload"])}) + "\n").encode()
+    with (
+        landed(tmp_path, ENGINES["polars"], "native", files) as case,
+        monitored(case, tmp_path, "native", WINTER) as assess,
+    ):
+        assert [assess(f"vitals/{place}.json") for place in range(len(rates))] == [is_open for *_, is_open in rates]
 
 
 def test_a_withdrawal_ends_what_the_value_raised(case: Case, told: list[tuple[str, bool]], tmp_path: Path) -> None:

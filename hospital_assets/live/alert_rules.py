@@ -187,6 +187,21 @@ def corrections(raw: pl.DataFrame, profiles: Profiles) -> pl.DataFrame:
     )
 
 
+def landed_again(observed: pl.DataFrame, known: pl.DataFrame | None, profiles: Profiles) -> pl.DataFrame:
+    """The records of whole sets of which another record has landed before, as `corrections` has them.
+
+    One of both corrects the other, whichever landed first.
+
+    Args:
+        known: `observation_id` of the sets that had landed; None for none.
+    """
+    if known is None:
+        return observed.clear().select("source_profile", *RECORD_PLACE)
+    gathered = [name for name, layout in layouts_of(profiles, "vitals") if layout.observations is not None]
+    again = observed.join(known, on="observation_id", how="semi")
+    return again.filter(~pl.col("source_profile").is_in(gathered)).select("source_profile", *RECORD_PLACE)
+
+
 def older_perhaps(
     observed: pl.DataFrame, signals: Sequence[Signal], known: Set[str], where: pl.DataFrame, profiles: Profiles
 ) -> pl.DataFrame:
@@ -319,7 +334,10 @@ def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
     )
     aged: pl.DataFrame = (
         lazy(visits.join(newest, on="patient_id", how="left"))
-        .with_columns(age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"))
+        .with_columns(
+            age_years=age_in_years("birth_date", "arrival_local", "age_at_extract_years"),
+            is_cancelled=has_code(VISIT_CANCELLED),
+        )
         .collect("polars")
         .to_native()
     )
@@ -339,6 +357,7 @@ def board_visits(visits: pl.DataFrame, patients: pl.DataFrame) -> pl.DataFrame:
         "doctor_id",
         "chief_complaint",
         "age_years",
+        "is_cancelled",
         recorded_at=pl.coalesce("recorded_at", "arrival_at"),
     )
 

@@ -62,13 +62,16 @@ def hours_around(warehouse_file: Path, now: datetime, hospital: str, zone: str) 
 
 def _came(warehouse_file: Path, hospital: str, zone: str) -> dict[datetime, int] | None:
     frames = [
-        frame.select("visit_id", "hospital_id", "arrival_at")
+        frame.select("^(visit_id|hospital_id|arrival_at|is_cancelled)$")
         for name in ("recent_arrivals", "landed_visits")
         if (frame := read_copy(warehouse_file, name)) is not None
     ]
     if not frames:
         return None
-    visits = pl.concat(frames).unique("visit_id", keep="last", maintain_order=True)
+    # Copies of an older version do not say who was registered by mistake.
+    visits = pl.concat([pl.DataFrame(schema={"is_cancelled": pl.Boolean}), *frames], how="diagonal_relaxed")
+    cancelled = visits.filter("is_cancelled").select("visit_id")
+    visits = visits.unique("visit_id", keep="last", maintain_order=True).join(cancelled, on="visit_id", how="anti")
     hour = pl.col("arrival_at").dt.convert_time_zone(zone).dt.replace_time_zone(None).dt.truncate("1h")
     found = visits.filter(pl.lit(hospital == ALL) | (pl.col("hospital_id") == hospital)).drop_nulls("arrival_at")
     return dict(found.group_by(hour.alias("hour")).len().iter_rows())

@@ -18,10 +18,14 @@ from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.files import replacing
 from hospital_assets.landing.profile import SUBJECTS
+from hospital_assets.measures.thresholds import LONGEST_PRESENCE_HOURS
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets.warehouse.dialect import literal
 from hospital_assets.warehouse.loads import read_whole
 
+#: The service days before the newest one on which somebody may have come who is still there; one more, as hospitals in
+#: the west are a day behind.
+_DAYS_OF_PRESENT = LONGEST_PRESENCE_HOURS // 24 + 1
 #: Copy -> the tables it is made from, and how.
 _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     "hospitals": (
@@ -49,17 +53,18 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         where f.is_open and f.segment_end_at is null
         """,
     ),
-    # One row per visit that nobody has ended, of the newest two service days, with its two newest NEWS2.
+    # One row per visit that nobody has ended, of the days of who may be there, with its two newest NEWS2.
     "open_visits": (
         ("fact_emergency_visits", "cleaned_er_visits", "fact_vitals", "dim_department", "dim_doctor"),
-        """
+        f"""
         with newest as (
-            select max(service_date) - 1 as since from facts.fact_emergency_visits
+            select max(service_date) - {_DAYS_OF_PRESENT} as since from facts.fact_emergency_visits
         ), observed as (
             select visit_id, max_by(struct_pack(news2_score, has_news2_red_parameter, measured_at),
                                     measured_at, 2) as news2
             from facts.fact_vitals, newest
-            where service_date >= since and visit_id is not null
+            where service_date >= since
+              and visit_id in (select visit_id from facts.fact_emergency_visits where service_date >= since and is_open)
               and not contains(quality_codes, 'measured_time_unknown')
             group by visit_id
         )
@@ -88,22 +93,21 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     # Of the same days, those that are over, however that is known: messages end and cancel visits as well.
     "ended_visits": (
         ("fact_emergency_visits", "cleaned_er_visits"),
-        """
+        f"""
         select f.visit_id, coalesce(c.recorded_at, f.arrival_at) as recorded_at
         from facts.fact_emergency_visits f
         join cleaned.cleaned_er_visits c on c.visit_id = f.visit_id and c.service_date = f.service_date
-        where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits)
+        where f.service_date >= (select max(service_date) - {_DAYS_OF_PRESENT} from facts.fact_emergency_visits)
           and (f.is_cancelled or not f.is_open)
         """,
     ),
-    # Who came on the newest two service days, gone or not.
+    # Who came on the newest two service days, gone or not, and who was registered by mistake.
     "recent_arrivals": (
         ("fact_emergency_visits", "dim_hospital"),
         """
-        select f.visit_id, h.hospital_id, f.arrival_at
+        select f.visit_id, h.hospital_id, f.arrival_at, f.is_cancelled
         from facts.fact_emergency_visits f join dimensions.dim_hospital h using (hospital_key)
         where f.service_date >= (select max(service_date) - 1 from facts.fact_emergency_visits)
-          and not coalesce(f.is_cancelled, false)
         """,
     ),
     "expected_arrivals": (

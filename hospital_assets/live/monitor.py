@@ -40,6 +40,7 @@ from hospital_assets.live.alert_rules import (
     critical_waits,
     files_waiting,
     full_departments,
+    landed_again,
     landed_visits,
     not_lapsed,
     older_perhaps,
@@ -212,10 +213,13 @@ class Monitor:
             signals = vital_signals(observed, self.alerts, where)
             known = self.outbox.open_subjects(CRITICAL_VITALS)
             late = older_perhaps(observed, signals, known, where, zone.profiles)
-            corrected = pl.concat([corrections(landed, zone.profiles), late]).unique()
+            again = landed_again(observed, read_copy(warehouse_file, "landed_sets"), zone.profiles)
+            sets = observed.select("observation_id", "measured_at")
+            merge_landed(warehouse_file, "landed_sets", sets, "observation_id", "measured_at", since)
+            corrected = pl.concat([corrections(landed, zone.profiles), late, again]).unique()
             if not corrected.is_empty():
                 versions = zone.read("vitals", pl.concat([hospital_files, _with_versions(ledger, new, corrected)]))
-                again = corrected_vitals(
+                stands = corrected_vitals(
                     versions.collect("polars").to_native(),
                     corrected,
                     hospitals,
@@ -224,8 +228,8 @@ class Monitor:
                     self.alerts,
                     where,
                 )
-                merge_landed(warehouse_file, "landed_vitals", again.board, "visit_id", "measured_at", since)
-                signals = [signal for signal in signals if signal.subject not in again.subjects] + again.signals
+                merge_landed(warehouse_file, "landed_vitals", stands.board, "visit_id", "measured_at", since)
+                signals = [signal for signal in signals if signal.subject not in stands.subjects] + stands.signals
         if "er_visits" in subjects:
             landed = _with_earlier(warehouse_file, records("er_visits"), zone.profiles, (since - _ZONES).date())
             arrived = landed_visits(landed, hospitals, zone.profiles)
