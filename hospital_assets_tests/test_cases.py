@@ -23,6 +23,7 @@ from hospital_assets.warehouse.dialect import Frame, hash_keys
 from hospital_assets_tests.conftest import shared
 from hospital_assets_tests.engines import ENGINES, Engine
 from hospital_assets_tests.helpers import zone_in
+from hospital_assets_tests.test_hl7_profile import adt
 
 HOSPITALS = "hospital_id,hospital_name,city,state,time_zone\n"
 FACILITIES = HOSPITALS + "GENERAL,General,Chicago,IL,America/Chicago\nNORTH,North,Chicago,IL,America/Chicago\n"
@@ -58,9 +59,15 @@ class Case:
     def validated(self, subject: str) -> pl.DataFrame:
         if subject not in self._validated:
             raw = collected(self.zone.read(subject, self.ledger))
-            hospitals = raw if subject == "hospitals" else self.validated("hospitals").filter(pl.col("rule").is_null())
-            self._validated[subject] = collected(VALIDATORS[subject](self.on(raw), self.on(hospitals), self.profiles))
+            hospitals = raw if subject == "hospitals" else self._sound("hospitals")
+            # Only visits ask for the messages that merge numbers and move visits.
+            more = {"events": self.on(self._sound("adt_events"))} if subject == "er_visits" else {}
+            found = VALIDATORS[subject](self.on(raw), self.on(hospitals), self.profiles, **more)
+            self._validated[subject] = collected(found)
         return self._validated[subject]
+
+    def _sound(self, subject: str) -> pl.DataFrame:
+        return self.validated(subject).filter(pl.col("rule").is_null())
 
     def cleaned(self, subject: str) -> pl.DataFrame:
         return self.named(subject).filter(pl.col("rule").is_null())
@@ -302,6 +309,45 @@ def test_a_file_that_cannot_be_read_stops_no_other(on: Engine, tmp_path: Path) -
     assert set(states) >= {(name, state) for name, (_, state) in OF_LANDING.items()} | {("z.json", "ready")}
     assert visits["visit_id"].to_list() == ["V1"]
     assert dict(vitals.select("observation_id", "rule").iter_rows()) == {"O8": "patient_id_missing", "z": None}
+
+
+#: What messages say between the arrival of number 1 and a later message of number 2 -> whether both are of one visit.
+RENUMBERED = {
+    "merged": ([adt("A40", "20260501101000", visit="", patient="2", prior="1")], True),
+    "merged by a third": (
+        [
+            adt("A40", "20260501101000", visit="", patient="3", prior="1"),
+            adt("A40", "20260501101100", visit="", patient="3", prior="2"),
+        ],
+        True,
+    ),
+    "moved": ([adt("A45", "20260501101000", patient="2", prior="1")], True),
+    "another visit moved": ([adt("A45", "20260501101000", visit="V2", patient="2", prior="1")], False),
+    "others merged": ([adt("A40", "20260501101000", visit="", patient="2", prior="3")], False),
+    "nothing": ([], False),
+}
+
+
+@pytest.mark.fast_as("polars")
+@pytest.mark.parametrize("name", RENUMBERED)
+def test_a_visit_goes_on_under_another_number_of_its_patient(on: Engine, name: str, tmp_path: Path) -> None:
+    said, is_one = RENUMBERED[name]
+    triage = "PV2|||R07^Chest pain"
+    messages = [
+        adt("A04", "20260501100000", patient="1", more=triage),
+        *said,
+        adt("A08", "20260501102000", patient="2", place="SURG^1"),
+    ]
+    files = {f"{place}.hl7": message.encode() for place, message in enumerate(messages)}
+    with landed(tmp_path, on, "hl7v2-adt", {**files, "hospitals.csv": FACILITIES.encode()}) as case:
+        (found,) = case.cleaned("er_visits").filter(pl.col("visit_id") == "GENERAL-V1").iter_rows(named=True)
+        assert (found["patient_id"], found["department_name"]) == (
+            ("H-2", "Surgery") if is_one else ("H-1", "Emergency")
+        )
+        # What is not said again holds.
+        assert found["chief_complaint"] == "Chest pain"
+        rules = case.validated("er_visits")["rule"].to_list()
+        assert ("visit_id_conflict" in rules) is not is_one
 
 
 def test_every_case_has_a_test() -> None:

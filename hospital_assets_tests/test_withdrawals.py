@@ -91,6 +91,12 @@ MOVES: dict[str, list[tuple[str, str | None]]] = {
         (adt("A03", "20260501103000", end="20260501103000", disposition="01"), None),
         (adt("A13", "20260501104000", end='""', disposition='""'), "Emergency"),
     ],
+    "a number that is merged into another": [
+        (adt("A04", "20260501100000", patient="unknown"), "Emergency"),
+        (adt("A40", "20260501101000", visit="", prior="unknown"), "Emergency"),
+        (adt("A08", "20260501102000", place="SURG^1"), "Surgery"),
+        (adt("A03", "20260501103000", end="20260501103000", disposition="01"), None),
+    ],
     "an update that says no place": [
         (adt("A04", "20260501100000"), "Emergency"),
         (adt("A08", "20260501104000", place=""), "Emergency"),

@@ -255,10 +255,15 @@ def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles
     if news.is_empty():
         return landed
     kept = merge_landed(warehouse_file, "landed_messages", news, RECORD_PLACE, PARTITION_COLUMN, since)
-    return (
+    whole = (
         pl.concat([landed, kept], how="diagonal_relaxed")
         .unique(RECORD_PLACE, keep="first", maintain_order=True)
         .join(landed.select("source_profile", "visit_id").unique(), on=["source_profile", "visit_id"], how="semi")
+    )
+    # Numbers are merged and visits move while the patient is there: whose it is now says the newest message of it.
+    whose = pl.col("patient_id").sort_by("recorded_at").drop_nulls().last().over("source_profile", "visit_id")
+    return whole.with_columns(
+        patient_id=pl.when(pl.col("source_profile").is_in(partial)).then(whose).otherwise("patient_id")
     )
 
 

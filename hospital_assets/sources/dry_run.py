@@ -165,9 +165,12 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
     if subject == OTHER_RECORDS:
         kinds = _counted(raw, "kind")
         return replace(trial, flagged=kinds)
-    validated = checkpoint(
-        VALIDATORS[subject](raw, _hospitals(zone, ledger), zone.profiles).select("rule", "quality_codes")
-    )
+    hospitals = _hospitals(zone, ledger)
+    more = {}
+    if subject == "er_visits":
+        events = VALIDATORS["adt_events"](zone.read("adt_events", ledger), hospitals, zone.profiles)
+        more["events"] = checkpoint(events.filter(nw.col("rule").is_null()))
+    validated = checkpoint(VALIDATORS[subject](raw, hospitals, zone.profiles, **more).select("rule", "quality_codes"))
     rules = _counted(validated.filter(~nw.col("rule").is_null()), "rule")
     codes: Counter[str] = Counter()
     sound = validated.filter(nw.col("rule").is_null())

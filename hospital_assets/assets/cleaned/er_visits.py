@@ -33,8 +33,9 @@ from hospital_assets.assets.cleaned.rules import (
     text,
     with_hospital,
 )
-from hospital_assets.assets.declare import cleaned_and_quarantined, days_around
+from hospital_assets.assets.declare import all_days, cleaned_and_quarantined, days_around
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.assets.merges import with_person
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import RECORD_PLACE
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
@@ -72,7 +73,10 @@ ARRIVAL_IN_FUTURE = Rule(
     "arrival_in_future", "The arrival is later than its record (by more than its profile allows).", "quarantine"
 )
 VISIT_ID_CONFLICT = Rule(
-    "visit_id_conflict", "The visit number already belongs to another patient, recorded earlier.", "quarantine"
+    "visit_id_conflict",
+    "The visit number already belongs to another patient, recorded earlier. Numbers that a message merged (A40), or "
+    "between which it moved the visit (A45), are one patient.",
+    "quarantine",
 )
 PART_OF_VISIT = Rule(
     "part_of_visit",
@@ -153,29 +157,36 @@ DAYS_AROUND = 2
 
 
 @dg.multi_asset(
-    **cleaned_and_quarantined("er_visits"), ins=days_around("raw_er_visits", before=DAYS_AROUND, after=DAYS_AROUND)
+    **cleaned_and_quarantined("er_visits"),
+    ins=days_around("raw_er_visits", before=DAYS_AROUND, after=DAYS_AROUND) | all_days("cleaned_adt_events"),
 )
 def er_visits(
     context: dg.AssetExecutionContext,
     raw_er_visits: Frame,
     cleaned_hospitals: Frame,
+    cleaned_adt_events: Frame,
     profiles: dg.ResourceParam[Profiles],
     clock: ClockResource,
 ) -> tuple[Frame, Frame]:
     """Emergency visits, validated and split."""
     period = days_of_run(context)
-    validated = validate_er_visits(raw_er_visits, cleaned_hospitals, profiles, clock.service_days)
+    validated = validate_er_visits(raw_er_visits, cleaned_hospitals, profiles, clock.service_days, cleaned_adt_events)
     return split(validated.filter(period.holds()), raw_er_visits.filter(period.holds()), "er_visits", RULES)
 
 
-def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None) -> Frame:
+def validate_er_visits(
+    raw: Frame, hospitals: Frame, profiles: Profiles, period: Period | None = None, events: Frame | None = None
+) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     Args:
         raw: raw_er_visits, also of days around those that are asked for.
         period: the service days; None: not known, and no visit lies outside of them.
+        events: cleaned_adt_events of all days, which merge numbers and move visits; None: not known.
     """
-    thing = ["hospital_id", "patient_id", "visit_id"]
+    known = raw.with_columns(_patient=identity(profiles, "patient_id"), _visit=identity(profiles, "visit_id"))
+    raw = with_person(known, "_patient", "_visit", events)
+    thing = ["hospital_id", "_person", "visit_id"]
     # What states no arrival of its own, nor any earlier record of its day, is a visit of no day.
     raw = completed(raw, profiles, "er_visits", thing, of_its_day=["arrival_time"])
     frame = with_hospital(raw, hospitals, profiles)
@@ -269,10 +280,10 @@ def validate_er_visits(raw: Frame, hospitals: Frame, profiles: Profiles, period:
     )
     # The number belongs to the patient it was first recorded for.
     frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
-        _owner=nw.col("patient_id").first().over("visit_id", "_sound", order_by=["recorded_at", *RECORD_PLACE])
+        _owner=nw.col("_person").first().over("visit_id", "_sound", order_by=["recorded_at", *RECORD_PLACE])
     )
     frame = frame.with_columns(
-        rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("patient_id")))
+        rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("_person")))
         .then(nw.lit(VISIT_ID_CONFLICT.name))
         .otherwise(nw.col("rule"))
     )

@@ -13,7 +13,6 @@ from hospital_assets.assets.cleaned import (
     vitals,
 )
 from hospital_assets.assets.cleaned.rules import DUPLICATE, READING_RULES, SUPERSEDED, Rule
-from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.dialect import Frame
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -30,8 +29,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "procedures": diagnoses_and_procedures.PROCEDURE_RULES,
 }
 
-#: Subject -> from its raw records, cleaned_hospitals and the profiles to the validated records.
-VALIDATORS: Mapping[str, Callable[[Frame, Frame, Profiles], Frame]] = {
+#: Subject -> from its raw records, cleaned_hospitals and the profiles to the validated records; visits also take
+#: cleaned_adt_events, as `events`.
+VALIDATORS: Mapping[str, Callable[..., Frame]] = {
     "hospitals": lambda raw, _, profiles: reference_data.validate_hospitals(raw, profiles),
     "departments": reference_data.validate_departments,
     "doctors": reference_data.validate_doctors,

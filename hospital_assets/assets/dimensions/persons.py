@@ -6,12 +6,9 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.merges import groups_of, merges_of
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.warehouse.dialect import Frame, checkpoint, hash_keys
-
-#: How often groups of numbers are joined. Keys are hashes, so their order is random: of twenty thousand chains of 32
-#: numbers none needed more. Real ones have two or three.
-_ROUNDS = 12
+from hospital_assets.warehouse.dialect import Frame
 
 
 @dg.asset(**table("dim_person"))
@@ -31,19 +28,8 @@ def surviving(patients: Frame, events: Frame) -> Frame:
         patients: patient_durable_key of every version.
         events: columns of cleaned_adt_events.
     """
-    order = ["event_at", "recorded_at", "message_id", "prior_patient_id", "patient_id"]
-    merges = events.filter(
-        nw.col("event_type") == "A40",
-        ~nw.col("prior_patient_id").is_null(),
-        nw.col("prior_patient_id") != nw.col("patient_id"),
-    ).with_columns(_all=nw.lit(1))
-    merges = merges.with_columns(_turn=nw.col("message_id").cum_count().over("_all", order_by=order))
-    merges = checkpoint(
-        hash_keys(merges, {"_from": ["prior_patient_id"], "_into": ["patient_id"]}).select(
-            "_from", "_into", nw.col("_turn").cast(nw.Int64)
-        )
-    )
-    groups = _groups(merges)
+    merges = merges_of(events)
+    groups = groups_of(merges)
     merged = merges.select(_into="_from").unique().with_columns(_stands=nw.lit(0))
     survivors = (
         merges.join(merged, on="_into", how="left")
@@ -61,20 +47,3 @@ def surviving(patients: Frame, events: Frame) -> Frame:
         .select("patient_durable_key", person_key=nw.coalesce("person_key", "patient_durable_key"))
         .with_columns(is_merged=nw.col("person_key") != nw.col("patient_durable_key"))
     )
-
-
-def _groups(merges: Frame) -> Frame:
-    """Which numbers are connected: `_number` and the lowest of its `_group`, of every number in a merge.
-
-    In each round all numbers that are known to be together take the lowest group that a merge of any of them leads to
-    (Boruvka's way). It is all windows over one frame, so that the plan stays short on every engine.
-
-    Args:
-        merges: `_from`, `_into`, and `_turn`, which identifies a merge.
-    """
-    ends = [merges.select(_merge="_turn", _number=end, _group=end) for end in ("_from", "_into")]
-    members = nw.concat(ends, how="vertical")
-    for _ in range(_ROUNDS):
-        members = members.with_columns(_least=nw.col("_group").min().over("_merge"))
-        members = members.with_columns(_group=nw.col("_least").min().over("_group"))
-    return checkpoint(members.select("_number", "_group").unique())
