@@ -1149,6 +1149,7 @@ def test_everybody_in_the_department_is_on_the_board(tmp_path: Path) -> None:
         visit("boards", 300, provider_at=NOW - 250 * ago(), decision_at=NOW - 60 * ago(), disposition="admitted"),
         visit("goes home", 90, provider_at=NOW - 40 * ago(), decision_at=NOW - 5 * ago(), disposition="home"),
         visit("treated", 90, provider_at=NOW - 30 * ago(), doctor_id="D1"),
+        visit("undecided where to", 90, provider_at=NOW - 20 * ago(), decision_at=NOW - ago(), disposition=None),
         visit("waits", 5),
         visit("left", 90, departure_at=NOW),
         visit("never left", 60 * 73, provider_at=NOW - ago(), recorded_at=NOW),
@@ -1165,6 +1166,7 @@ def test_everybody_in_the_department_is_on_the_board(tmp_path: Path) -> None:
         ("waits", "waiting", 5.0),
         ("goes home", "in treatment", 40.0),
         ("treated", "in treatment", 30.0),
+        ("undecided where to", "in treatment", 20.0),
         ("boards", "boarding", 60.0),
     ]
     treated = board.patients[2]

@@ -240,7 +240,8 @@ def read_board(
         pl.col("departure_at").is_null() & ~pl.col("is_cancelled").fill_null(False) & (pl.col("arrival_at") <= now)
     )
     is_seen = pl.col("provider_at").is_not_null()
-    boards = (pl.col("decision_at") <= now) & (pl.col("disposition").fill_null("admitted") == "admitted")
+    # As in the figures: of a decision that nobody has stated yet, most are to go home.
+    boards = (pl.col("decision_at") <= now) & (pl.col("disposition") == "admitted")
     there = _measured(visits.filter(is_there)).with_columns(
         status=pl.when(boards)
         .then(pl.lit("boarding"))

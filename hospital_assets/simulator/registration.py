@@ -118,7 +118,8 @@ def write_visits(
         }
     ).with_columns(
         departure=pl.lit(-1, dtype=pl.Int64),
-        disposition=pl.lit(None, dtype=pl.String),
+        # Who is to be admitted is registered for a bed; how others leave is known when they do.
+        disposition=pl.when(pl.col("decision") >= 0, pl.col("disposition") == "admitted").then("disposition"),
         doctor_id=pl.when(pl.col("provider") >= 0).then("doctor_id"),
         level=pl.when(pl.col("triage") >= 0).then("level"),
         _day=feeds.local_day("arrival", "hospital"),
