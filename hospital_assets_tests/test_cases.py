@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
@@ -348,6 +349,33 @@ def test_a_visit_goes_on_under_another_number_of_its_patient(on: Engine, name: s
         assert found["chief_complaint"] == "Chest pain"
         rules = case.validated("er_visits")["rule"].to_list()
         assert ("visit_id_conflict" in rules) is not is_one
+
+
+@pytest.mark.fast_as("polars")
+def test_an_encounter_whose_subject_is_merged_goes_on(on: Engine, tmp_path: Path) -> None:
+    """A server that merges patients lets their resources refer to the one who is left; ids of resources stay."""
+    versions = [
+        {
+            "resourceType": "Encounter",
+            "id": "e40",
+            "status": status,
+            "class": {"code": "EMER"},
+            "subject": {"reference": f"Patient/{subject}"},
+            "serviceProvider": {"reference": "Organization/H1"},
+            "meta": {"lastUpdated": written},
+            "period": {"start": "2026-05-01T15:00:00Z", **end},
+        }
+        for status, subject, written, end in (
+            ("in-progress", "unknown", "2026-05-01T15:05:00Z", {}),
+            ("finished", "known", "2026-05-01T17:05:00Z", {"end": "2026-05-01T17:00:00Z"}),
+        )
+    ]
+    lines = "".join(json.dumps(version) + "\n" for version in versions)
+    files = cases("fhir_00*") | {"merged.ndjson": lines.encode()}
+    with landed(tmp_path, on, "fhir-r4", files) as case:
+        (found,) = case.cleaned("er_visits").filter(pl.col("visit_id") == "e40").iter_rows(named=True)
+        assert found["patient_id"] == "known" and found["departure_at"] is not None
+        assert case.flow("e40") == [("emergency", "01 15:00", "01 17:00", 2.0, False)]
 
 
 def test_every_case_has_a_test() -> None:

@@ -29,6 +29,7 @@ from hospital_assets.assets.cleaned.rules import (
     placeholders,
     read_clocks,
     read_numbers,
+    sources_of,
     split,
     text,
     with_hospital,
@@ -185,7 +186,11 @@ def validate_er_visits(
         events: cleaned_adt_events of all days, which merge numbers and move visits; None: not known.
     """
     known = raw.with_columns(_patient=identity(profiles, "patient_id"), _visit=identity(profiles, "visit_id"))
-    raw = with_person(known, "_patient", "_visit", events)
+    # The id of a FHIR resource is never given again: whoever its newest version names has been the patient all along.
+    is_resource = nw.col("source_profile").is_in(sources_of(profiles, "er_visits", lambda spec: spec.format == "fhir"))
+    raw = with_person(known, "_patient", "_visit", events).with_columns(
+        _person=nw.when(is_resource).then(nw.lit("subject")).otherwise(nw.col("_person"))
+    )
     thing = ["hospital_id", "_person", "visit_id"]
     # What states no arrival of its own, nor any earlier record of its day, is a visit of no day.
     raw = completed(raw, profiles, "er_visits", thing, of_its_day=["arrival_time"])
