@@ -431,7 +431,7 @@ def test_a_table_that_is_not_rebuilt_is_what_it_was(
     # As a killed one leaves them.
     for is_made in (False, True):
         with open_warehouse(settings.warehouse_file) as warehouse:
-            warehouse.set_aside(CONTRACTS["dim_date"])
+            warehouse.move_away(CONTRACTS["dim_date"])
             assert not warehouse.exists(CONTRACTS["dim_date"])
             if is_made:
                 warehouse.replace(CONTRACTS["dim_date"], lazy(pl.DataFrame(schema=CONTRACTS["dim_date"].polars_schema)))

@@ -146,7 +146,7 @@ def build(
     days, selection = _days(settings, first, last), _selection(definitions, select)
     for name in rebuild:
         _refuse_to_drop(name, selection, is_whole=days == _days(settings, None, None))
-    _each(Warehouse.set_aside, rebuild, settings)
+    _each(Warehouse.move_away, rebuild, settings)
     try:
         with _Runs(definitions, settings, days, progress) as runs:
             runs.run("full_refresh", days, selection)

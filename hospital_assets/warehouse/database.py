@@ -387,8 +387,8 @@ class Warehouse:
         self._known_tables.discard(contract.name)
         self._stored_kinds().pop(contract.qualified_name, None)
 
-    def set_aside(self, contract: Contract) -> None:
-        """Take a table away, so that the next write makes it anew; see `put_back`."""
+    def move_away(self, contract: Contract) -> None:
+        """Move a table away, so that the next write makes it anew; see `put_back`."""
         self.put_back(contract)
         if not self.exists(contract) or self.is_view(contract):
             # Rows of a view are stored elsewhere.
@@ -402,7 +402,7 @@ class Warehouse:
         self._kinds = None
 
     def put_back(self, contract: Contract) -> None:
-        """Have a table again that was set aside, unless it was made anew."""
+        """Have a table again that was moved away, unless it was made anew."""
         if contract.qualified_name + _ASIDE not in self._stored_kinds():
             return
         aside = f"{quoted(contract.layer)}.{quoted(contract.name + _ASIDE)}"
