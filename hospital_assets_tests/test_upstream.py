@@ -62,10 +62,6 @@ FUNCTIONS = {
     f"{SCHEDULES}.sqlite:SqliteScheduleStorage.from_local": ("base_dir, inst_data", "as for runs"),
     f"{SCHEDULES}:SqlScheduleStorage.has_built_index": ("self, migration_name", "each tick asks for migrations"),
     f"{SCHEDULES}:SqlScheduleStorage._has_instigators_table": ("self, conn", "each tick asks for tables"),
-    "dagster._core.instance.ref:InstanceRef.from_dir": (
-        "base_dir, config_dir, config_filename, overrides",
-        "Ctrl-C at a build shows tracebacks of Dagster's processes",
-    ),
     "dagster._serdes:serialize_value": ("val, whitelist_map, json_kwargs", "checks over a range are not stored"),
     f"{EXPRESSIONS}.__init__": (
         "self, call, window_function, evaluate_output_names, alias_output_names, version, implementation",

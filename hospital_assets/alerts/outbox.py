@@ -192,9 +192,10 @@ class Outbox:
 
     def _forget(self, before: str) -> None:
         self._connection.execute("delete from visits where start_at < ?", [before])
-        is_open = "select alert_key from alerts where state <> 'resolved'"
         self._connection.execute(
-            f"delete from signals where observed_at < ? and alert_key not in ({is_open})", [before]
+            "delete from signals where observed_at < ? "
+            "and alert_key not in (select alert_key from alerts where state <> 'resolved')",
+            [before],
         )
 
     def _take(self, signal: Signal, now: datetime, cooldown: timedelta, *, is_of_now: bool) -> bool:

@@ -51,16 +51,18 @@ def with_person(records: Frame, patient: str, visit: str, events: Frame | None) 
         records: with the columns `patient` and `visit`.
         events: columns of cleaned_adt_events, of all days; None: not known, every number is a person.
     """
-    if events is None or _tells_nothing(events):
+    # In most sources no number is merged and no visit moved, and to join groups is a long plan.
+    told = None if events is None else checkpoint(events.filter(nw.col("event_type").is_in(["A40", "A45"])))
+    if told is None or told.head(1).collect("polars").is_empty():
         return records.with_columns(_person=nw.col(patient))
-    moves = events.filter(nw.col("event_type") == "A45")
+    moves = told.filter(nw.col("event_type") == "A45")
     moved = nw.concat(
         [moves.select("visit_id", _patient=nw.col(name)) for name in ("prior_patient_id", "patient_id")], how="vertical"
     )
     moved = moved.unique().with_columns(_is_moved=nw.lit(True))
     keyed = hash_keys(records, {"_number": [patient]})
     return (
-        keyed.join(groups_of(merges_of(events)), on="_number", how="left")
+        keyed.join(groups_of(merges_of(told)), on="_number", how="left")
         .join(moved, left_on=[visit, patient], right_on=["visit_id", "_patient"], how="left")
         .with_columns(
             _person=nw.when(nw.col("_is_moved"))
@@ -69,8 +71,3 @@ def with_person(records: Frame, patient: str, visit: str, events: Frame | None) 
         )
         .drop("_number", "_group", "_is_moved")
     )
-
-
-def _tells_nothing(events: Frame) -> bool:
-    """Whether no number was merged and no visit moved: in most sources none is, and to join groups is a long plan."""
-    return events.filter(nw.col("event_type").is_in(["A40", "A45"])).head(1).collect("polars").is_empty()

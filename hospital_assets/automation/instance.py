@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.instance.ref import InstanceRef
 
 from hospital_assets.automation.history import POSTGRES_URL
 from hospital_assets.files import locked, replace_text
 from hospital_assets.settings import Settings, SettingsError
 
-_NO_LOGS = {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+#: What runs of a command are configured by: as all, but that what they print is not kept.
+_OF_COMMANDS, _NO_LOGS = "commands.yaml", "no-compute-logs.yaml"
 #: SQLAlchemy takes `postgresql://` for psycopg 3; dagster-postgres is made for psycopg 2.
 _SCHEME = "postgresql+psycopg2://"
 
 
 def scratch_instance(home: Path) -> dg.DagsterInstance:
     """An instance in a folder of its own, for runs whose events are read from their results."""
-    _configure(home, "storage-scratch.yaml")
+    _configure(home, "storage-scratch.yaml", _NO_LOGS)
     return dg.DagsterInstance.from_config(str(home))
 
 
@@ -37,8 +37,8 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance of a data directory, for this process: what its runs print is the terminal's alone."""
     os.environ.update(dagster_environment(settings))
     # Else Dagster has two processes for each run which a Ctrl-C ends with a traceback.
-    ref = InstanceRef.from_dir(os.environ["DAGSTER_HOME"], overrides={"compute_logs": _NO_LOGS})
-    with dg.DagsterInstance.from_ref(ref) as instance:
+    _configure(settings.dagster_home, _storage(), _NO_LOGS, file=_OF_COMMANDS)
+    with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"], _OF_COMMANDS) as instance:
         yield instance
 
 
@@ -106,12 +106,12 @@ def prepare_dagster_home(settings: Settings) -> Path:
     return home
 
 
-def _configure(home: Path, storage: str) -> None:
-    texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", storage)]
-    file, text = home / "dagster.yaml", "\n".join(texts)
+def _configure(home: Path, *parts: str, file: str = "dagster.yaml") -> None:
+    texts = [(files(__package__) / name).read_text(encoding="utf-8") for name in ("dagster.yaml", *parts)]
+    written, text = home / file, "\n".join(texts)
     # What only reads must not fail where nothing can be written.
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
-        replace_text(file, text)
+    if not written.exists() or written.read_text(encoding="utf-8") != text:
+        replace_text(written, text)
 
 
 def _is_url(url: str) -> bool:

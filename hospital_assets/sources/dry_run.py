@@ -117,10 +117,12 @@ def try_profile(profiles: Profiles, name: str, path: Path) -> list[Trial]:
             shutil.copy2(file, landed)  # no link: those are not followed
         ledger = zone.discover()
         asked = {f"{name}/{inside}" for inside in files} if path.is_dir() else {f"{name}/{path.name}"}
+        hospitals = _hospitals(zone, ledger)
+        events = _events(zone, ledger, hospitals)
         return [
             trial
             for row in ledger.filter(pl.col("source_file").is_in(sorted(asked))).rows(named=True)
-            if (trial := _trial(zone, profile, ledger, row)) is not None
+            if (trial := _trial(zone, profile, ledger, row, hospitals, events)) is not None
         ]
 
 
@@ -146,7 +148,14 @@ def _files(profile: Profile, path: Path) -> dict[str, Path]:
     return found
 
 
-def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mapping[str, object]) -> Trial | None:
+def _trial(
+    zone: LandingZone,
+    profile: Profile,
+    ledger: pl.DataFrame,
+    row: Mapping[str, object],
+    hospitals: Frame,
+    events: Frame | None,
+) -> Trial | None:
     subject, source_file = str(row["subject"]), str(row["source_file"])
     inside = source_file.partition("/")[2]
     if row["state"] == "companion":
@@ -165,11 +174,7 @@ def _trial(zone: LandingZone, profile: Profile, ledger: pl.DataFrame, row: Mappi
     if subject == OTHER_RECORDS:
         kinds = _counted(raw, "kind")
         return replace(trial, flagged=kinds)
-    hospitals = _hospitals(zone, ledger)
-    more = {}
-    if subject == "er_visits":
-        events = VALIDATORS["adt_events"](zone.read("adt_events", ledger), hospitals, zone.profiles)
-        more["events"] = checkpoint(events.filter(nw.col("rule").is_null()))
+    more = {"events": events} if subject == "er_visits" else {}
     validated = checkpoint(VALIDATORS[subject](raw, hospitals, zone.profiles, **more).select("rule", "quality_codes"))
     rules = _counted(validated.filter(~nw.col("rule").is_null()), "rule")
     codes: Counter[str] = Counter()
@@ -193,6 +198,14 @@ def _hospitals(zone: LandingZone, ledger: pl.DataFrame) -> Frame:
     """cleaned_hospitals, as far as the files tried say."""
     validated = VALIDATORS["hospitals"](zone.read("hospitals", ledger), zone.read("hospitals", ledger), zone.profiles)
     return checkpoint(validated.filter(nw.col("rule").is_null()).select("hospital_id", "time_zone"))
+
+
+def _events(zone: LandingZone, ledger: pl.DataFrame, hospitals: Frame) -> Frame | None:
+    """cleaned_adt_events, as far as the files tried say; None where no visits are tried, which alone ask for them."""
+    if "er_visits" not in ledger["subject"]:
+        return None
+    validated = VALIDATORS["adt_events"](zone.read("adt_events", ledger), hospitals, zone.profiles)
+    return checkpoint(validated.filter(nw.col("rule").is_null()))
 
 
 def read_from(spec: Subject, column: str, header: Sequence[str]) -> str:
