@@ -119,25 +119,36 @@ class _Question:
 
     def pull(self) -> None:
         """Land what was written since the last look, or everything."""
-        name, query, memory = self.profile.name, self.query, self.memory
-        folder = self.folder
-        until, stem = None, "all"
-        moments: dict[str, datetime] = {}
-        if not query.is_full:
-            since, until = memory.span(name, self.asked) or (_begins(query), None)
-            # What is committed later is asked for the next time.
-            until = until or self.database.now()
-            memory.note_span(name, self.asked, since, until)
-            since -= timedelta(minutes=query.overlap_minutes)
-            moments = {"since": since, "until": until}
-            # Two looks within a second are two.
-            stem = f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}"
-        # Nothing lands before the last row has come.
-        with self._room() as room:
-            keys = self._land_all(_written(self.database.batches(query.sql, moments, query.seconds), room, query), stem)
-        if until is not None:
-            memory.note_span(name, self.asked, until, None)
+        if self.query.is_full:
+            self._pull_all()
             return
+        since, until = self.memory.span(self.profile.name, self.asked) or (_begins(self.query), None)
+        if until is not None:
+            # As it was asked by one who was killed; what was written meanwhile is asked for next.
+            self._pull_span(since, until)
+            since = until
+        # What is committed later is asked for the next time.
+        self._pull_span(since, self.database.now())
+
+    def _pull_span(self, since: datetime, until: datetime) -> None:
+        """Land what was written from one moment, and the overlap before it, to another."""
+        name, query, memory = self.profile.name, self.query, self.memory
+        memory.note_span(name, self.asked, since, until)
+        since -= timedelta(minutes=query.overlap_minutes)
+        # Two looks within a second are two.
+        self._land_found({"since": since, "until": until}, f"{since:%Y%m%dT%H%M%SZ}_{until:%Y%m%dT%H%M%S.%fZ}")
+        memory.note_span(name, self.asked, until, None)
+
+    def _land_found(self, moments: Mapping[str, datetime], stem: str) -> list[str]:
+        """Land what the query gives; nothing before the last row has come."""
+        batches = self.database.batches(self.query.sql, moments, self.query.seconds)
+        with self._room() as room:
+            return self._land_all(_written(batches, room, self.query), stem)
+
+    def _pull_all(self) -> None:
+        """Land everything the query gives, in the place of what it gave before."""
+        name, query, memory, folder = self.profile.name, self.query, self.memory, self.folder
+        keys = self._land_found({}, "all")
         # What there is less of than before has no further files, nor has a query that was written otherwise.
         whole = f"{self.subject}_????????_all_*{_ENDING}"
         before = [key for key in memory.known(name) if fnmatch(key.removeprefix(f"{folder}/"), whole)]
