@@ -58,11 +58,15 @@ def on(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test with `fast_as("polars")`, the parameters with that in their names run fast; the others are slow."""
+    """Of a test with `fast_as("polars")`, the parameters with that in their names run fast, the others are slow.
+
+    So with `slow_as`: the others are nightly.
+    """
     for item in items:
-        marker = item.get_closest_marker("fast_as")
-        if marker is not None and not any(name in item.callspec.id for name in marker.args):
-            item.add_marker(pytest.mark.slow)
+        for kept, others in (("fast_as", pytest.mark.slow), ("slow_as", pytest.mark.nightly)):
+            marker = item.get_closest_marker(kept)
+            if marker is not None and not any(name in item.callspec.id for name in marker.args):
+                item.add_marker(others)
 
 
 def shared(folder: str) -> Path:

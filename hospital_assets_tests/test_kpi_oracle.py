@@ -206,7 +206,7 @@ def landed(folder: Path, *, clean: bool) -> Settings:
     return settings
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_clean_network_has_the_oracles_figures(tmp_path: Path) -> None:
     settings = landed(tmp_path, clean=True)
     assert run(settings).succeeded

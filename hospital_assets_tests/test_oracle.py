@@ -121,6 +121,7 @@ def landed(folder: Path, first: date, days: int, *, clean: bool, zones: tuple[st
 
 
 @pytest.mark.slow
+@pytest.mark.slow_as("hours that are repeated")
 @pytest.mark.parametrize(
     ("first", "days", "clean", "zones"),
     [

@@ -135,6 +135,7 @@ def test_every_walk_of_the_page_is_run() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow_as("A mounted share", "An SFTP server", "A PostgreSQL database")
 @pytest.mark.parametrize("kind", GIVEN)
 def test_a_walk_ends_with_kpis(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "visits.csv").write_text(SAMPLE)
