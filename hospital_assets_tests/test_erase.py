@@ -857,6 +857,8 @@ def known(tmp_path: Path) -> tuple[Settings, Erasure]:
     for folder in ("warehouse", "snapshots/x", "published/admin", "reports", "lake/facts", "live_vitals"):
         (settings.data_dir / folder).mkdir(parents=True)
         (settings.data_dir / folder / "part.json").write_text("P7")
+    settings.ground_truth.mkdir()
+    pl.DataFrame({"record_id": ["P7", "P9"], "seconds": [1, 2]}).write_parquet(settings.ground_truth / "dirt.parquet")
     return settings, Erasure(as_landed(settings, PERSON), "abc", was_published=True)
 
 
@@ -964,6 +966,7 @@ def test_what_was_derived_is_gone_and_a_failed_build_is_not_the_end(known: tuple
     note = next(settings.data_dir.glob("erasures/*.json"))
     assert note.stat().st_mode & 0o077 == 0
     assert erase_person(settings, plan_erasure(settings, "P7", KEY), built_anew(settings, [])).is_done
+    assert pl.read_parquet(settings.ground_truth / "dirt.parquet").rows() == [("P9", 2)]
 
 
 def test_a_lake_elsewhere_is_not_passed_over(
@@ -1010,7 +1013,7 @@ def test_a_person_is_gone_from_everything(
     first, last = date(2026, 3, 5), date(2026, 3, 6)
     mirrored = MirrorSettings(str(tmp_path / "mirror"))
     settings = Settings(tmp_path / "data", first_service_date=first, last_service_date=last, mirror=mirrored)
-    simulate(settings.landing, tmp_path / "truth", start=first, days=2, scale=0.03, seed=7)
+    simulate(settings.landing, settings.ground_truth, start=first, days=2, scale=0.03, seed=7)
     write_settings(settings)
     monkeypatch.setenv("HOSPITAL_DATA_DIR", str(settings.data_dir))
     monkeypatch.setenv("HOSPITAL_PSEUDONYM_KEY", "ab" * 32)

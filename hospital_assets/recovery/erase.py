@@ -166,6 +166,7 @@ def erase_person(settings: Settings, erasure: Erasure, rebuild: Callable[[bool],
             if not erasure.was_begun:
                 note.unlink()
             raise
+        strip_ground_truth(settings, person)
         alerts = delete_alerts(settings, person)
         delete_derived_files(settings)
         failures = tuple(rebuild(erasure.was_published))
@@ -349,6 +350,15 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
 
 
+def strip_ground_truth(settings: Settings, person: Person) -> None:
+    """Take rows that name the person out of what the simulator noted of the records it made."""
+    for path in _files(settings.ground_truth):
+        if path.suffix == ".parquet" and _places_in(path, person.pattern, settings)[0]:
+            rows = f"from read_parquet({literal(str(path))}) t where not regexp_matches(t::varchar, ?)"
+            with replacing(path, is_durable=True) as temporary, contextlib.closing(scratch_connection()) as connection:
+                connection.execute(f"copy ({rows}) to {literal(str(temporary))} (format parquet)", [person.pattern.sql])
+
+
 def _make_ready(
     settings: Settings, person: Person, shared: frozenset[str], ready: list[tuple[Path, Path, int]]
 ) -> tuple[list[str], frozenset[str]]:
@@ -398,7 +408,7 @@ def not_reached(settings: Settings, environment: Mapping[str, str] = os.environ)
         "messages that were sent, and what a broker (Kafka, NATS), a database or an object store still holds for "
         "sources",
         *(["old versions of objects that the mirror's bucket keeps"] if "://" in settings.mirror_root else []),
-        "the simulator's ground truth, outside the directory, and a mirror that the settings named before",
+        "a mirror that the settings named before",
     ]
 
 
