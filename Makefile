@@ -22,9 +22,9 @@ help:
 # Bytecode is compiled at installation: without it every run process starts two to three times slower.
 $(VENV)/.installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q $(VENV)/lib hospital_assets || true
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --editable .
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q -j 0 $(VENV)/lib hospital_assets || true
 	@touch $@
 
 install: $(VENV)/.installed
