@@ -88,6 +88,17 @@ def test_an_empty_frame_empties_its_day_only(warehouse: Warehouse) -> None:
     assert stored(warehouse)["service_date"].unique().to_list() == [DAY_2]
 
 
+def test_what_says_that_all_is_done_comes_last(warehouse: Warehouse) -> None:
+    done: list[str] = []
+    with warehouse.transaction():
+        warehouse.after_commit("ledger", lambda: done.append("ledger"), is_last=True)
+        warehouse.after_commit("copy", lambda: done.append("copy"))
+        assert done == []
+    assert done == ["copy", "ledger"]
+    warehouse.after_commit("copy", lambda: done.append("at once"))
+    assert done[2:] == ["at once"]
+
+
 def test_columns_are_stored_by_name(warehouse: Warehouse) -> None:
     frame = shifts(DAY_1, 2).with_columns(doctor_key=pl.lit(70), hospital_key=pl.lit(95))
     frame = frame.with_columns(pl.col("doctor_key", "hospital_key").cast(pl.Int64))

@@ -167,6 +167,22 @@ def test_a_batch_is_one_transaction_and_dagster_hears_of_it(
     assert query(copied, count).item() == 2
 
 
+def test_days_that_any_request_of_a_batch_leaves_stale_are_refreshed(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, other = date(2026, 3, 7), date(2026, 3, 12)
+    asked: list[tuple[str, object]] = []
+    # The second request is of vitals alone, which look for no stale days; the refresh leaves none.
+    named = iter([[day], None, []])
+    monkeypatch.setattr(Loader, "_run", lambda _, job, span, *__: asked.append((job, span)))
+    monkeypatch.setattr(watch_module, "stale_days", lambda _: next(named))
+    with dagster_instance(copied) as instance:
+        loader = Loader(build_definitions(copied), copied, instance)
+        loader.load([Request(run_key="a", days=(day, day)), Request(run_key="b", days=(other, other))])
+    assert [span for job, span in asked if job == "full_refresh"] == [(day, day), (other, other)]
+    assert asked[2:] == [("refresh_stale_partitions", (day, day))]
+
+
 def _break(*_: object) -> None:
     raise ValueError("it broke")
 

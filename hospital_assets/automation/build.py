@@ -31,6 +31,7 @@ from hospital_assets.automation.loading import (
     outcome_of,
     refresh_stale,
     scope_of,
+    stale_days,
     undated,
     wall_clock,
 )
@@ -303,7 +304,7 @@ class _Runs:
         self.report = BuildReport(*days)
         self._definitions, self._settings, self._progress = definitions, settings, progress
         self._loaded: list[Span] = []
-        self._events: Sequence[dg.DagsterEvent] = ()
+        self._stale: list[date] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> _Runs:
@@ -346,8 +347,8 @@ class _Runs:
         broken = [failure_of(event) for event in failed if not _is_blocked_check(event)]
         # What is tried again fails in the same words.
         self.report.failures = list(dict.fromkeys([*self.report.failures, *broken]))
-        if not broken:
-            self._events = result.all_events
+        if not broken and (found := stale_days(result.all_events)) is not None:
+            self._stale = found
         return outcome_of(failed) if failed else "succeeded"
 
     def load(self, requests: Sequence[Request]) -> dict[str, Outcome]:
@@ -368,14 +369,14 @@ class _Runs:
         return outcomes
 
     def refresh_stale(self) -> None:
-        """Refresh the days that the last run which did not fail has left stale."""
+        """Refresh the days that the runs which did not fail have left stale."""
 
-        def run(days: Span) -> Sequence[dg.DagsterEvent]:
-            before = self._events
+        def run(days: Span) -> list[date] | None:
+            self._stale = None
             self.run("refresh_stale_partitions", _days(self._settings, *days))
-            return [] if self._events is before else self._events
+            return self._stale
 
-        refresh_stale(self._events, run, self._settings)
+        refresh_stale(self._stale or [], run, self._settings)
 
 
 def _interrupted(planned: Sequence[str], ran: Collection[str | None]) -> str:

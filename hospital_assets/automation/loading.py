@@ -237,29 +237,25 @@ def failure_of(event: dg.DagsterEvent) -> str:
     return with_remedy(f"{event.step_key}: {cause.message.strip() if cause else 'failed'}")
 
 
-def refresh_stale(
-    events: Iterable[dg.DagsterEvent], run: Callable[[Span], Sequence[dg.DagsterEvent]], settings: Settings
-) -> None:
+def refresh_stale(days: Collection[date], run: Callable[[Span], list[date] | None], settings: Settings) -> None:
     """Refresh the days that runs have left stale, and those that this leaves stale in turn.
 
     Args:
-        events: of the runs so far.
-        run: refreshes a span of days; returns its events, none to stop here.
+        run: refreshes a span of days; returns which are stale then, None to stop here.
     """
-    days = stale_days(events)
     for _ in range(_MOST_ROUNDS):
         left: list[date] = []
         for span in spans({period_start(day, settings) for day in days}):
-            ended = run(span)
-            if not ended:
+            found = run(span)
+            if found is None:
                 return
-            left = stale_days(ended)
+            left = found
         days = left
 
 
-def stale_days(events: Iterable[dg.DagsterEvent]) -> list[date]:
-    """The service days that the last one of some events names as stale."""
-    found: list[date] = []
+def stale_days(events: Iterable[dg.DagsterEvent]) -> list[date] | None:
+    """The service days that the last one of some events names as stale; None where none of them looked for any."""
+    found: list[date] | None = None
     for event in events:
         if event.is_step_materialization:
             materialization = event.step_materialization_data.materialization

@@ -105,7 +105,7 @@ class Warehouse:
     _counts: dict[str, dict[Period | None, int]] = field(default_factory=dict)
     _frames: dict[str, dict[Period | None, pl.DataFrame]] = field(default_factory=dict)
     _is_in_transaction: bool = False
-    _after_commit: dict[str, Callable[[], None]] = field(default_factory=dict)
+    _after_commit: dict[str, tuple[bool, Callable[[], None]]] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -131,7 +131,8 @@ class Warehouse:
         finally:
             self._is_in_transaction = False
         while self._after_commit:
-            self._after_commit.pop(next(iter(self._after_commit)))()
+            name = min(self._after_commit, key=lambda name: self._after_commit[name][0])
+            self._after_commit.pop(name)[1]()
 
     def goes_on(self) -> bool:
         """Whether more can be done after an error: a transaction ends with its first."""
@@ -148,15 +149,16 @@ class Warehouse:
             _set_session(connection)
             yield Warehouse(self.file, connection, self.in_memory_rows, self.writes)
 
-    def after_commit(self, name: str, action: Callable[[], None]) -> None:
+    def after_commit(self, name: str, action: Callable[[], None], *, is_last: bool = False) -> None:
         """Do something once the rows are stored: now, or when the transaction around it ends.
 
         Args:
             name: what it is; asked for twice in a transaction, it is done once.
             action: what to do; it is not done when the transaction fails.
+            is_last: do it after all others: it says that they are done.
         """
         if self._is_in_transaction:
-            self._after_commit[name] = action
+            self._after_commit[name] = is_last, action
         else:
             action()
 

@@ -228,7 +228,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             f"run {context.run_id}",
         )
         if contract.layer == "raw":
-            warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
+            warehouse.after_commit("ledger", lambda: publish_ledger(warehouse), is_last=True)
         if is_landed:
             self.warehouse.note_loads()
         details: dict[str, Any] = {

@@ -89,7 +89,7 @@ def complete_loads(warehouse: Warehouse, run_id: str) -> None:
     warehouse.connection.execute(
         "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete", [run_id]
     )
-    warehouse.after_commit("ledger", lambda: publish_ledger(warehouse))
+    warehouse.after_commit("ledger", lambda: publish_ledger(warehouse), is_last=True)
 
 
 def read_loads(warehouse: Warehouse) -> pl.DataFrame:
