@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hospital_assets.automation.loading import Loading
-from hospital_assets.automation.refresh import MOST_IN_A_ROW, MOST_TRIES, Outcome, Request, State, decide
+from hospital_assets.automation.refresh import _LONG, MOST_IN_A_ROW, MOST_TRIES, Outcome, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.quarantine import change_quarantine, read_quarantine
 from hospital_assets.landing.service_day import days_ahead
@@ -440,6 +440,33 @@ def test_a_quarantined_file_is_found_and_the_rest_goes_on() -> None:
     assert (loaded, quarantined) == ({"good", "fine"}, ["bad"])
     assert held_back == {"sha-bad": "quarantined"}
     assert state.failures["sha-bad"] == MOST_TRIES
+
+
+def test_files_held_by_another_program_are_its_own_and_have_their_turn_though_others_always_land() -> None:
+    states = {"watcher": State(), "idle sensor": State()}
+    held_back, loaded, outcomes, failed = {}, set[str](), dict[str, Outcome](), 0
+    for n in range(40):
+        landed = [file(name, 1) for name in ("bad", "companion", *(f"new{m}" for m in range(n)))]
+        waiting = [f for f in landed if f.source_file not in loaded and f.file_sha256 not in held_back]
+        for name, files in (("watcher", waiting), ("idle sensor", [])):
+            decision = look(states[name], files, outcomes, held_back)
+            states[name], held_back = decision.state, decision.held_back
+        for run in states["watcher"].pending:
+            is_bad = "bad" in run.files.values()
+            failed += is_bad
+            outcomes[run.run_key] = "failed" if is_bad else "succeeded"
+            loaded |= set() if is_bad else set(run.files.values())
+    assert held_back == {"sha-bad": "quarantined"} and failed == MOST_TRIES
+    assert {"companion", "new0", "new30"} <= loaded
+
+
+def test_files_held_by_a_program_that_has_ended_are_tried_after_long() -> None:
+    state, held_back, looks = State(), {"sha-left": "held"}, 0
+    while held_back:
+        decision = look(state, [], {}, held_back)
+        state, held_back, looks = decision.state, decision.held_back, looks + 1
+    assert looks == _LONG + 1
+    assert look(state, [file("left", 1)], {}, held_back).requests
 
 
 def test_a_file_of_several_spans_of_days_is_tried_as_often_as_any() -> None:

@@ -26,6 +26,8 @@ MOST_IN_A_ROW = 3
 _PAUSE_NS = 600 * 1_000_000_000
 #: Looks after which a run that never showed up is asked for again.
 _PATIENCE = 60
+#: Looks after which files are tried that somebody else holds back: who did that may have ended.
+_LONG = 4 * _PATIENCE
 
 
 class Pending(BaseModel):
@@ -52,6 +54,7 @@ class State(BaseModel):
         suspects: content hash -> path of files that failed alone; no run has succeeded since.
         doubted: files that were suspects when loading stopped, before a run succeeded again: they are tried once more.
         stopped_until_ns: nothing is tried before; 0 where nothing has stopped.
+        strange: content hash -> looks at a file that another program holds back.
     """
 
     pending: list[Pending] = Field(default_factory=list)
@@ -61,6 +64,7 @@ class State(BaseModel):
     suspects: dict[str, str] = Field(default_factory=dict)
     doubted: list[str] = Field(default_factory=list)
     stopped_until_ns: int = 0
+    strange: dict[str, int] = Field(default_factory=dict)
 
 
 class Request(BaseModel):
@@ -114,7 +118,8 @@ def decide(
     third time is quarantined as soon as another one gets through, or where there is no other, and the
     rest goes on. Where `MOST_IN_A_ROW` files fail alone and none gets through, nothing is quarantined:
     after a pause the others have their turn, one after the other, then these again. Once one gets
-    through, these are tried once more: the fault may have been mended since.
+    through, these are tried once more: the fault may have been mended since. Files that another program
+    holds back are its own to try.
 
     Args:
         waiting: files that wait, of this program's subjects.
@@ -132,6 +137,10 @@ def decide(
     suspects = {sha: path for sha, path in state.suspects.items() if sha in known}
     doubted = set(state.doubted)
     stopped_until_ns, has_stopped = state.stopped_until_ns, False
+    has_succeeded = False
+    all_held = {sha for sha, why in held_back.items() if why == "held"}
+    strange = {sha: state.strange.get(sha, 0) + 1 for sha in all_held - failures.keys()}
+    failures |= {sha: MOST_TRIES - 1 for sha, looks in strange.items() if looks > _LONG}
     for run in state.pending:
         outcome = outcomes.get(run.run_key)
         if outcome == "running":
@@ -139,6 +148,7 @@ def decide(
         elif outcome is None and run.looks < _PATIENCE:
             pending.append(run.model_copy(update={"looks": run.looks + 1}))
         elif outcome == "succeeded":
+            has_succeeded = True
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
             if stopped_until_ns:
                 doubted |= suspects.keys()
@@ -157,17 +167,17 @@ def decide(
         free = [file for file in waiting if file.file_sha256 not in held_back]
         # A file that is being tried alone is not waited for, and nothing is mixed into its run.
         alone = [file for file in free if failures.get(file.file_sha256, 0) >= MOST_TRIES - 1][:1]
-        held = [sha for sha, why in held_back.items() if why == "held"]
+        held = [sha for sha, why in held_back.items() if why == "held" and sha in failures]
         held.sort(key=suspects.__contains__)
         if alone or is_due(free, now_ns, after_files, after_seconds):
             serial += 1
             blamed = set()
             requests = _requests(alone or free, serial)
-        elif held and len(suspects) < MOST_IN_A_ROW and set(held) <= set(suspects):
+        if not requests and held and len(suspects) < MOST_IN_A_ROW and set(held) <= set(suspects):
             # There is no other to compare with.
             quarantined += _convict(suspects, held_back)
-        elif held:
-            # Give the next held file its chance.
+        elif held and (has_succeeded or not requests):
+            # The next held file is tried at the next look, also where others always wait.
             del held_back[held[0]]
     pending += [Pending(run_key=request.run_key, files=request.files) for request in requests]
     return Decision(
@@ -180,6 +190,7 @@ def decide(
             suspects=suspects,
             doubted=sorted(doubted),
             stopped_until_ns=stopped_until_ns,
+            strange={sha: looks for sha, looks in strange.items() if sha not in failures},
         ),
         held_back=held_back,
         quarantined=quarantined,
