@@ -55,6 +55,7 @@ from hospital_assets.recovery.erase import (
     plan_erasure,
     strip_landing,
 )
+from hospital_assets.recovery.landed import Holding, LandedSearch
 from hospital_assets.settings import MirrorSettings, Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets_tests.helpers import query, run
@@ -1002,6 +1003,28 @@ def test_a_file_that_cannot_be_taken_apart_leaves_nothing_begun(known: tuple[Set
     assert not list(settings.data_dir.glob("erasures/*")) and list(settings.data_dir.rglob("part.json"))
     with pytest.raises(EraseError, match="run `hospital build` first"):
         plan_erasure(settings, "P7", KEY)
+
+
+@pytest.mark.parametrize("writes", ["a new version lands", "a listener writes on"])
+def test_nobody_writes_into_a_file_that_is_replaced(
+    known: tuple[Settings, Erasure], monkeypatch: pytest.MonkeyPatch, writes: str
+) -> None:
+    settings, erasure = known
+    file = settings.landing / "fhir-r4" / "b.ndjson"
+    before, holding = file.read_bytes(), LandedSearch.holding
+
+    def read(search: LandedSearch, path: Path) -> Holding | None:
+        held = holding(search, path)
+        if path == file and writes == "a new version lands":
+            replace_bytes(file, before + before)
+        return held
+
+    monkeypatch.setattr(LandedSearch, "holding", read)
+    writer = file.open("ab") if writes == "a listener writes on" else contextlib.nullcontext()
+    with writer, pytest.raises(EraseError, match=r"somebody is writing .*fhir-r4/b\.ndjson"):
+        erase_person(settings, erasure, built_anew(settings, []))
+    assert file.read_bytes().startswith(before) and list(settings.data_dir.rglob("part.json"))
+    assert not list(settings.landing.rglob(".*"))
 
 
 @pytest.mark.nightly

@@ -92,8 +92,10 @@ def _as_of(options: argparse.Namespace, settings: Settings) -> int:
 
 def _erase(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.presence import at_work
+    from hospital_assets.files import locked
     from hospital_assets.publishing.pseudonyms import load_key
     from hospital_assets.recovery.erase import erase_person, not_reached, plan_erasure
+    from hospital_assets.sources.memory import memory_file
 
     _refuse_lake(
         "names a lake that erasing neither deletes nor searches: unset it to erase from the data directory, and "
@@ -119,7 +121,9 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     if not options.yes:
         print("Nothing was changed; add --yes to do it.")
         return 0
-    done = erase_person(settings, erasure, _rebuild(settings))
+    # What is brought meanwhile would be replaced by what it was before.
+    with locked(memory_file(settings).with_suffix(".lock")):
+        done = erase_person(settings, erasure, _rebuild(settings))
     count = sum(file.records for file in done.stripped)
     when = " this time" if erasure.was_begun else ""
     nowhere = f"found nowhere any more{' but in what is of others' if done.mentions else ''}"

@@ -20,6 +20,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ from hospital_assets.alerts.outbox import Outbox, outbox_file
 from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import links_below, read_state, replace_text, replacing
+from hospital_assets.landing.content import is_finished
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
 from hospital_assets.publishing.publications import published_audiences, published_folder
@@ -58,6 +60,22 @@ OUTSIDE: Mapping[str, str] = {
     "HOSPITAL_AUDIT_ANCHORS": "anchors of the audit, which name nobody",
 }
 _UNFINISHED = ".erasing"
+#: Who writes into a file now and then, as a listener does, has written by then.
+_QUIET_SECONDS = 30.0
+
+
+#: Inode, size and time of a file.
+_Stamp = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A landed file, and the one without the person that takes its place."""
+
+    path: Path
+    stamp: _Stamp
+    temporary: Path
+    records: int
 
 
 class EraseError(ValueError):
@@ -135,7 +153,7 @@ def plan_erasure(settings: Settings, record_number: str, key: SecretKey) -> Eras
         except EraseError:
             # Gone from the tables, or never in them, but not from what has landed.
             person = Person((record_number,), ())
-            if not any(held.records for _, held in _held(settings, person)):
+            if not any(held.records for _, _, held in _held(settings, person)):
                 raise
         hashed = hmac.new(key.derived("erased"), record_number.encode(), hashlib.sha256).hexdigest()[:16]
         begun = Erasure(person, hashed, bool(published_audiences(settings.data_dir)))
@@ -260,18 +278,30 @@ def as_landed(settings: Settings, person: Person) -> Person:
     """
     while True:
         known = person
-        for _, held in _held(settings, known):
+        for _, _, held in _held(settings, known):
             person |= held.person
         if person == known:
             return person
 
 
-def _held(settings: Settings, person: Person, shared: frozenset[str] = frozenset()) -> Iterator[tuple[Path, Holding]]:
-    """Every landed file that holds something of a person; see `LandedSearch`."""
+def _held(
+    settings: Settings, person: Person, shared: frozenset[str] = frozenset()
+) -> Iterator[tuple[Path, _Stamp, Holding]]:
+    """Every landed file that holds something of a person, with its stamp before it was read; see `LandedSearch`."""
     with landed_search(settings, person, shared) as search:
         for path in _files(settings.landing):
+            stamp = _stamp(path)
             if (held := search.holding(path)) is not None:
-                yield path, held
+                yield path, stamp, held
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What changes when a file is replaced or written to; empty where it is gone."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -327,12 +357,12 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     for unfinished in _files(settings.landing):
         if unfinished.name.startswith(".") and unfinished.name.endswith(_UNFINISHED):
             unfinished.unlink()
-    ready: list[tuple[Path, Path, int]] = []
+    ready: list[_Ready] = []
     try:
         unclear, shared = _make_ready(settings, person, frozenset(), ready)
         if shared:
-            for _, temporary, _ in ready:
-                temporary.unlink()
+            for one in ready:
+                one.temporary.unlink()
             ready.clear()
             unclear, _ = _make_ready(settings, person, shared, ready)
         if unclear:
@@ -341,13 +371,24 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
                 "take the person out yourself, correct it, or move the file away, then try again; nothing was changed: "
                 f"{'; '.join(unclear[:10])}{f'; and {len(unclear) - 10} more' if unclear[10:] else ''}"
             )
+        if changing := [one.path for one in ready if _stamp(one.path) != one.stamp or _is_being_written(one.path)]:
+            names = ", ".join(str(path.relative_to(settings.landing)) for path in changing[:10])
+            raise EraseError(
+                f"somebody is writing what the person would be taken out of ({names}): run this again in a minute, or "
+                "stop who writes; nothing was changed"
+            )
     except BaseException:
-        for _, temporary, _ in ready:
-            temporary.unlink(missing_ok=True)
+        for one in ready:
+            one.temporary.unlink(missing_ok=True)
         raise
-    for path, temporary, _ in ready:
-        temporary.replace(path)
-    return [Stripped(str(p.relative_to(settings.landing)), taken) for p, _, taken in ready]
+    for one in ready:
+        one.temporary.replace(one.path)
+    return [Stripped(str(one.path.relative_to(settings.landing)), one.records) for one in ready]
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether somebody has the file open, as far as the system can tell; where it cannot, its time says."""
+    return time.time() - path.stat().st_mtime < _QUIET_SECONDS and not is_finished(path)
 
 
 def strip_ground_truth(settings: Settings, person: Person) -> None:
@@ -360,12 +401,12 @@ def strip_ground_truth(settings: Settings, person: Person) -> None:
 
 
 def _make_ready(
-    settings: Settings, person: Person, shared: frozenset[str], ready: list[tuple[Path, Path, int]]
+    settings: Settings, person: Person, shared: frozenset[str], ready: list[_Ready]
 ) -> tuple[list[str], frozenset[str]]:
     """Write files without the person's records beside them; returns what nobody can tell, and visits of others too."""
     unclear: list[str] = []
     of_others: frozenset[str] = frozenset()
-    for path, held in _held(settings, person, shared):
+    for path, stamp, held in _held(settings, person, shared):
         unclear += [f"{held.file} ({why})" for why in held.unclear]
         of_others |= held.shared
         if held.kept is None or unclear:
@@ -373,7 +414,7 @@ def _make_ready(
         temporary = path.with_name(f".{path.name}{_UNFINISHED}")
         with replacing(temporary, mode=stat.S_IMODE(path.stat().st_mode)) as made:
             made.write_bytes(held.kept)
-        ready.append((path, temporary, held.records))
+        ready.append(_Ready(path, stamp, temporary, held.records))
     return unclear, of_others
 
 
