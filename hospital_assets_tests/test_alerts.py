@@ -7,6 +7,7 @@ import json
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -257,6 +258,24 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
     assert len(first.due(wall)) + len(second.due(wall)) == 20
     first.close()
     second.close()
+
+
+def test_threads_share_one_outbox(outbox: Outbox) -> None:
+    """As looking, loading and sending do in a process that watches."""
+
+    def work(name: int) -> int:
+        found = 0
+        for minute in range(100):
+            at = NOW + minute * MINUTE
+            found += outbox.record([signal(minute % 2 == 0, at, f"V{name}")], at, assessed=[f"{name}-{minute}"])
+            assert not outbox.not_assessed([f"{name}-{minute}"])
+            for delivery in outbox.due(datetime.now(UTC)):
+                outbox.delivered(delivery, datetime.now(UTC))
+        return found
+
+    with ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(work, range(3))) == [50] * 3
+    assert outbox.alerts() == []
 
 
 # The rules ----------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,7 +128,7 @@ class Delivery:
 
 
 class Outbox:
-    """Alerts and deliveries of a data directory. Safe to use from several processes at once."""
+    """Alerts and deliveries of a data directory. Safe to use from several processes and threads at once."""
 
     def __init__(self, file: Path, notifiers: Sequence[NotifierSettings] = ()) -> None:
         """Open the outbox.
@@ -137,6 +138,8 @@ class Outbox:
             notifiers: who is to hear of what is recorded.
         """
         self._notifiers = notifiers
+        # Threads share the connection, and with it the transaction that one of them has open.
+        self._lock = threading.RLock()
         file.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(file, timeout=30, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
@@ -147,7 +150,8 @@ class Outbox:
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
 
     def record(
         self,
@@ -173,7 +177,7 @@ class Outbox:
             visits: visits as just recorded.
         """
         opened = 0
-        with in_transaction(self._connection):
+        with self._transaction():
             for visit in visits:
                 self._put_visit(visit)
             ordered = sorted(signals, key=lambda signal: (signal.observed_at, not signal.is_raised))
@@ -347,7 +351,7 @@ class Outbox:
     def not_assessed(self, digests: Collection[str]) -> set[str]:
         """Those of some content hashes that no look has assessed."""
         unknown = "select value from json_each(?) where value not in (select file_sha256 from assessed_files)"
-        return {row[0] for row in self._connection.execute(unknown, [json.dumps(list(digests))])}
+        return {row[0] for row in self._rows(unknown, json.dumps(list(digests)))}
 
     def open_subjects(self, rule: str) -> set[str]:
         """The subjects of a rule's open alerts."""
@@ -365,7 +369,7 @@ class Outbox:
 
     def acknowledge(self, alert_id: str, by: str, now: datetime) -> bool:
         """Somebody takes care of an open alert; False when there is no such open alert."""
-        with in_transaction(self._connection):
+        with self._transaction():
             changed = self._connection.execute(
                 "update alerts set state = 'acknowledged', acknowledged_at = ?, acknowledged_by = ? "
                 "where alert_id = ? and state = 'open'",
@@ -375,7 +379,7 @@ class Outbox:
 
     def resolve(self, alert_id: str, now: datetime) -> bool:
         """Close an alert by hand; False when there is no such open alert."""
-        with in_transaction(self._connection):
+        with self._transaction():
             found = self._rows("select * from alerts where alert_id = ? and state <> 'resolved'", alert_id)
             if found:
                 self._resolve(found[0], now)
@@ -405,7 +409,7 @@ class Outbox:
             raise ValueError(f"a silence lasts up to {LONGEST_SILENCE // timedelta(hours=1)} hours")
         if not reason.strip() or not (alert_id or rule):
             raise ValueError("say what is to be silent (an alert or a rule), and why")
-        with in_transaction(self._connection):
+        with self._transaction():
             found = self._rows("select alert_key from alerts where alert_id = ?", alert_id)
             if alert_id and not found:
                 raise ValueError(f"there is no alert {alert_id}")
@@ -428,7 +432,7 @@ class Outbox:
 
     def end_silence(self, silence_id: str, wall: datetime) -> bool:
         """Let messages through again at once; False when there is no such silence any more."""
-        with in_transaction(self._connection):
+        with self._transaction():
             ended = self._connection.execute(
                 "update silences set until_at = ? where silence_id = ? and until_at > ?",
                 (_text(wall), silence_id, _text(wall)),
@@ -469,7 +473,7 @@ class Outbox:
 
     def due(self, wall: datetime, most: int = 50) -> list[Delivery]:
         """Messages to send now; for a while no other process gets the same ones."""
-        with in_transaction(self._connection):
+        with self._transaction():
             rows = self._rows(
                 "select * from deliveries where delivered_at is null and given_up_at is null "
                 "and next_attempt_at <= ? order by created_at, delivery_id limit ?",
@@ -487,7 +491,7 @@ class Outbox:
 
     def delivered(self, delivery: Delivery, wall: datetime) -> None:
         """A message has arrived."""
-        with in_transaction(self._connection):
+        with self._transaction():
             self._connection.execute(
                 "update deliveries set delivered_at = ?, attempt_count = attempt_count + 1, "
                 "last_error = null where delivery_id = ?",
@@ -498,7 +502,7 @@ class Outbox:
         """A message has not arrived: try again later, each time after a longer pause."""
         attempts = delivery.attempt_count + 1
         pause = min(_FIRST_PAUSE * 2 ** (attempts - 1), _LONGEST_PAUSE)
-        with in_transaction(self._connection):
+        with self._transaction():
             self._connection.execute(
                 "update deliveries set attempt_count = ?, next_attempt_at = ?, last_error = ?, "
                 "given_up_at = ? where delivery_id = ?",
@@ -512,7 +516,13 @@ class Outbox:
             )
 
     def _rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
-        return self._connection.execute(statement, values).fetchall()
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, in_transaction(self._connection):
+            yield
 
 
 @dataclass(frozen=True)
