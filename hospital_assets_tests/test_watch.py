@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import random
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import polars as pl
 import pytest
 
@@ -44,12 +46,14 @@ from hospital_assets.landing import zone as zone_module
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
-from hospital_assets.live.alert_rules import FILE_QUARANTINED
+from hospital_assets.live import monitor as monitor_module
+from hospital_assets.live.alert_rules import FILE_QUARANTINED, scored_vitals
 from hospital_assets.live.board import Patient, read_board
 from hospital_assets.live.copies import copy_file, read_copy
 from hospital_assets.live.monitor import Look, Monitor, open_monitor
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import query, run, tables
 from hospital_assets_tests.processes import hospital, started, until
 
@@ -211,6 +215,41 @@ def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor
     )
     land(copied, "late.json", late)
     assert monitor.look().opened == 0
+
+
+def test_only_a_fault_of_its_own_keeps_a_file_from_being_looked_at_again(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = an_adult(copied)
+    wrapped = WarehouseError("what a step reads could not be computed")
+    wrapped.__context__ = duckdb.OutOfMemoryException("failed to allocate")
+    of_the_moment: list[Exception] = [
+        OSError(errno.EIO, "Input/output error"),
+        duckdb.IOException("Could not read from file"),
+        pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)"),
+        MemoryError(),
+        wrapped,
+    ]
+
+    def look_while(error: Exception, name: str) -> set[str]:
+        """Whose alerts are open after a look in which one file fails."""
+
+        def scored(raw: pl.DataFrame, *others: Any) -> pl.DataFrame:
+            if raw["source_file"].str.ends_with(name).any():
+                raise error
+            return scored_vitals(raw, *others)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(monitor_module, "scored_vitals", scored)
+            monitor.look()
+        return monitor.outbox.open_subjects("critical_vitals") & {"WA1", "WB1", "WC1"}
+
+    land(copied, "a.json", observation("A1", patient, 1, respiratory_rate=26))
+    land(copied, "b.json", observation("B1", patient, 1, respiratory_rate=26))
+    assert [look_while(error, "a.json") for error in of_the_moment] == [{"WB1"}] * len(of_the_moment)
+    land(copied, "c.json", observation("C1", patient, 1, respiratory_rate=26))
+    assert look_while(ValueError("it is not what it seemed"), "c.json") == {"WA1", "WB1"}
+    assert look_while(ValueError(), "no file") == {"WA1", "WB1"}
 
 
 def test_who_waits_is_seen_by_time_alone(copied: Settings, monitor: Monitor) -> None:

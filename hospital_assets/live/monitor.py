@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import polars as pl
 
 from hospital_assets.alerts.notifiers import deliver
@@ -54,12 +56,16 @@ from hospital_assets.live.alert_rules import (
 )
 from hospital_assets.live.copies import merge_landed, not_over, read_copy, read_landed_visits
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.errors import heed_interruption
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LOG = logging.getLogger("hospital.alerts")
 
 #: A landed record this much older than the lookback can still be of a day within it (time zones).
 _ZONES = timedelta(days=1)
+#: What fails for a moment, whatever file is read.
+_OF_THE_MACHINE = (OSError, MemoryError, duckdb.IOException, duckdb.OutOfMemoryException, sqlite3.Error)
+_BY_SYSTEM = "(os error "
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ class Monitor:
     def _assess(
         self, zone: LandingZone, ledger: pl.DataFrame, now: datetime
     ) -> tuple[list[Signal], list[VisitState], set[str]]:
-        """Signals and visits of files that are news and were not assessed yet."""
+        """Signals and visits of files that are news and were not assessed yet, and which of them now are."""
         oldest = (now - timedelta(hours=self.alerts.lookback_hours) - _ZONES).date()
         news = ledger.filter(
             pl.col("subject").is_in(["vitals", "er_visits"]),
@@ -168,20 +174,28 @@ class Monitor:
         new = news.filter(pl.col("file_sha256").is_in(list(todo)))
         try:
             return *self._of_files(zone, ledger, new, hospitals, patients, since), todo
-        except FAILURES:
-            # One of them: each by itself, and that one is not looked at again. Loading it says what is wrong with it.
-            signals: list[Signal] = []
-            visits: list[VisitState] = []
-            for (sha,), rows in new.group_by("file_sha256", maintain_order=True):
-                try:
-                    found = self._of_files(zone, ledger, rows, hospitals, patients, since)
-                except FAILURES as error:
-                    _LOG.warning("%s raises no alerts: %s", label_of(rows["source_file"][0]), type(error).__name__)
-                    _LOG.debug("file %s", sha, exc_info=error)
-                    continue
-                signals += found[0]
-                visits += found[1]
-            return signals, visits, todo
+        except FAILURES as error:
+            heed_interruption(error)
+        # One of them: each by itself (and not while that error is handled: it would count as what led to theirs). What
+        # is wrong with a file says the run that loads it; it is not looked at again.
+        signals: list[Signal] = []
+        visits: list[VisitState] = []
+        again: set[str] = set()
+        for (sha,), rows in new.group_by("file_sha256", maintain_order=True):
+            try:
+                found = self._of_files(zone, ledger, rows, hospitals, patients, since)
+            except FAILURES as error:
+                heed_interruption(error)
+                outcome = "raises no alerts"
+                if _is_of_the_moment(error):
+                    again.add(str(sha))
+                    outcome = "is looked at again"
+                _LOG.warning("%s %s: %s", label_of(rows["source_file"][0]), outcome, type(error).__name__)
+                _LOG.debug("file %s", sha, exc_info=error)
+                continue
+            signals += found[0]
+            visits += found[1]
+        return signals, visits, todo - again
 
     def _of_files(
         self,
@@ -246,6 +260,19 @@ class Monitor:
             if landed.len():
                 newest[feed] = datetime.fromtimestamp(int(landed.max()) / 1e9, UTC)  # type: ignore[arg-type]
         return newest
+
+
+def _is_of_the_moment(error: BaseException) -> bool:
+    """Whether the machine is at fault (a share that is away, a full disk, memory), and not the file that was read."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Polars has no class of its own for what the system refuses, but ends with the system's number for it.
+        if isinstance(cause, _OF_THE_MACHINE) or (
+            isinstance(cause, pl.exceptions.PolarsError) and _BY_SYSTEM in str(cause)
+        ):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles, since: date) -> pl.DataFrame:
