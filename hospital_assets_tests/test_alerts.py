@@ -126,6 +126,37 @@ def test_what_comes_back_within_its_cooldown_is_the_same_alert(outbox: Outbox) -
     assert [(row["state"], row["occurrence_count"]) for row in rows] == [("acknowledged", 1), ("resolved", 2)]
 
 
+def test_what_a_withdrawal_brings_back_is_open_again(outbox: Outbox, tmp_path: Path) -> None:
+    """The newest set that stands is the one that opened the alert."""
+    outbox.record([signal(True, value=9)], NOW)
+    deliver(outbox, [LOG], tmp_path)
+    outbox.record([signal(False, NOW + 30 * MINUTE)], NOW + 30 * MINUTE)
+    deliver(outbox, [LOG], tmp_path)
+    (row,) = outbox.alerts(with_resolved=True)
+    assert row["state"] == "resolved"
+    back = replace(signal(True, value=9), is_correction=True)
+    for _ in range(2):
+        assert outbox.record([back], NOW + 75 * MINUTE, cooldown=30 * MINUTE) == 0
+    (row,) = outbox.alerts(with_resolved=True)
+    assert (row["state"], row["resolved_at"], row["occurrence_count"]) == ("open", None, 2)
+    assert [row["event"] for row in outbox._rows("select event from deliveries order by rowid")] == [
+        "opened",
+        "resolved",
+        "opened",
+    ]
+    outbox.record([signal(False, NOW + 80 * MINUTE)], NOW + 80 * MINUTE)
+    assert states(outbox) == [("V1", "resolved")]
+
+
+def test_an_older_alert_that_is_open_again_is_the_one_that_ends(outbox: Outbox) -> None:
+    for hour, raised in ((0, True), (1, False), (2, True), (3, False)):
+        outbox.record([signal(raised, NOW + hour * 60 * MINUTE)], NOW + hour * 60 * MINUTE)
+    outbox.record([replace(signal(True), is_correction=True)], NOW + 240 * MINUTE)
+    assert [row["opened_at"] for row in outbox.alerts()] == [outbox.alerts(with_resolved=True)[-1]["opened_at"]]
+    outbox.record([signal(False, NOW + 300 * MINUTE)], NOW + 300 * MINUTE)
+    assert states(outbox) == [("V1", "resolved")] * 2
+
+
 def delivery_counts(outbox: Outbox) -> dict[str, int]:
     """Messages by how they stand: delivered, waiting, given_up."""
     rows = outbox._rows(

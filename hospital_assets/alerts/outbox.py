@@ -208,8 +208,10 @@ class Outbox:
         said_of = _text(signal.observed_at) + ("!" if signal.is_raised else "")
         if seen and seen[0]["observed_at"] >= said_of and not signal.is_correction:
             return False
+        # The one that is open may be an older one, opened again.
         found = self._rows(
-            "select * from alerts where alert_key = ? order by opened_at desc, rowid desc limit 1", signal.key
+            "select * from alerts where alert_key = ? order by state = 'resolved', opened_at desc, rowid desc limit 1",
+            signal.key,
         )
         last = found[0] if found else None
         is_open = last is not None and last["state"] != "resolved"
@@ -233,13 +235,7 @@ class Outbox:
                 ),
             )
         elif last is not None and now - _instant(last["resolved_at"]) < cooldown:
-            self._connection.execute(
-                "update alerts set state = 'open', resolved_at = null, acknowledged_at = null, acknowledged_by = null, "
-                "value = ?, worst_value = ?, last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
-                "where alert_id = ?",
-                (signal.value, _worse(last, signal), _text(signal.observed_at), signal.summary, last["alert_id"]),
-            )
-            self._tell(last["alert_id"], "opened")
+            self._reopen(last, signal)
         else:
             return self._open(signal, now)
         return False
@@ -261,7 +257,19 @@ class Outbox:
         )
         if is_new:
             self._tell(alert_id, "opened")
+        else:
+            # What ended it was withdrawn: what opened it is the newest that stands.
+            self._reopen(self._rows("select * from alerts where alert_id = ?", alert_id)[0], signal)
         return is_new
+
+    def _reopen(self, row: sqlite3.Row, signal: Signal) -> None:
+        self._connection.execute(
+            "update alerts set state = 'open', resolved_at = null, acknowledged_at = null, acknowledged_by = null, "
+            "value = ?, worst_value = ?, last_seen_at = ?, summary = ?, occurrence_count = occurrence_count + 1 "
+            "where alert_id = ?",
+            (signal.value, _worse(row, signal), _text(signal.observed_at), signal.summary, row["alert_id"]),
+        )
+        self._tell(row["alert_id"], "opened")
 
     def _add(self, table: str, **values: object) -> bool:
         """Add a row that may be there already; whether it was not."""
