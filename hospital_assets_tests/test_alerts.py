@@ -96,6 +96,14 @@ def test_an_older_signal_never_overrules_a_newer_one(outbox: Outbox) -> None:
     assert states(outbox) == [("V1", "open")]
 
 
+def test_a_correction_overrules_what_it_takes_into_account_alone(outbox: Outbox) -> None:
+    outbox.record([signal(True, NOW)], NOW)
+    outbox.record([replace(signal(False, NOW - MINUTE), corrects=frozenset([NOW - MINUTE]))], NOW)
+    assert states(outbox) == [("V1", "open")]
+    outbox.record([replace(signal(False, NOW - MINUTE), corrects=frozenset([NOW - MINUTE, NOW]))], NOW)
+    assert states(outbox) == [("V1", "resolved")]
+
+
 def test_what_was_said_long_ago_is_forgotten_unless_it_is_still_open(outbox: Outbox) -> None:
     visit = VisitState("V1", "H1", "Emergency", 2, NOW, True, NOW)
     signals = [signal(True), signal(True, subject="V2"), signal(False, NOW + MINUTE, subject="V2")]
@@ -134,7 +142,7 @@ def test_what_a_withdrawal_brings_back_is_open_again(outbox: Outbox, tmp_path: P
     deliver(outbox, [LOG], tmp_path)
     (row,) = outbox.alerts(with_resolved=True)
     assert row["state"] == "resolved"
-    back = replace(signal(True, value=9), is_correction=True)
+    back = replace(signal(True, value=9), corrects=frozenset([NOW, NOW + 30 * MINUTE]))
     for _ in range(2):
         assert outbox.record([back], NOW + 75 * MINUTE, cooldown=30 * MINUTE) == 0
     (row,) = outbox.alerts(with_resolved=True)
@@ -151,7 +159,8 @@ def test_what_a_withdrawal_brings_back_is_open_again(outbox: Outbox, tmp_path: P
 def test_an_older_alert_that_is_open_again_is_the_one_that_ends(outbox: Outbox) -> None:
     for hour, raised in ((0, True), (1, False), (2, True), (3, False)):
         outbox.record([signal(raised, NOW + hour * 60 * MINUTE)], NOW + hour * 60 * MINUTE)
-    outbox.record([replace(signal(True), is_correction=True)], NOW + 240 * MINUTE)
+    moments = frozenset([NOW, NOW + 180 * MINUTE])
+    outbox.record([replace(signal(True), corrects=moments)], NOW + 240 * MINUTE)
     assert [row["opened_at"] for row in outbox.alerts()] == [outbox.alerts(with_resolved=True)[-1]["opened_at"]]
     outbox.record([signal(False, NOW + 300 * MINUTE)], NOW + 300 * MINUTE)
     assert states(outbox) == [("V1", "resolved")] * 2

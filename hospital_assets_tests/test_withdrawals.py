@@ -28,7 +28,7 @@ from hospital_assets_tests.test_interop import oru
 
 NOW = datetime(2026, 5, 1, 16, 0, tzinfo=UTC)
 HOSPITALS = pl.DataFrame({"hospital_id": ["hl7v2-adt:GENERAL", "H1"], "time_zone": ["America/Chicago"] * 2})
-LATER = "20260501103000"
+LATER, BEFORE = "20260501103000", "20260430235000"
 
 #: Case -> messages in the order in which they land, each as a file, and after each whether an alert is open.
 TOLD: dict[str, list[tuple[str, bool]]] = {
@@ -58,6 +58,18 @@ TOLD: dict[str, list[tuple[str, bool]]] = {
         (oru(LATER, ("spo2", "60", "F"), at=LATER), True),
         (oru("20260501103100", ("spo2", "60", "W"), at=LATER), True),  # the first stands
         (oru("20260501103200", ("spo2", "69", "W")), False),
+    ],
+    "an older set, of the day before": [
+        (oru(BEFORE, ("spo2", "97", "F"), at=BEFORE), False),
+        (oru("20260501101000", ("spo2", "69", "F")), True),
+        (oru("20260501101500", ("spo2", "96", "C"), ("hr", "80", "F"), at=BEFORE), True),
+        (oru("20260501102000", ("spo2", "96", "W"), at=BEFORE), True),
+    ],
+    "the newest of two sets, the other of the day before": [
+        (oru(BEFORE, ("spo2", "60", "F"), at=BEFORE), True),
+        (oru("20260501101000", ("spo2", "69", "F")), True),
+        (oru("20260501101500", ("spo2", "69", "W")), True),
+        (oru("20260501102000", ("spo2", "60", "W"), at=BEFORE), False),
     ],
 }
 

@@ -74,8 +74,8 @@ class Signal:
         value: the figure, in `unit`.
         threshold: what it was compared with.
         unit: of both.
-        is_correction: the source has corrected or withdrawn what was known: this holds, whatever was said of later
-            moments.
+        corrects: where a source has corrected or withdrawn what was known, the moments of all that this is judged by:
+            it holds, whatever was said of later ones among them.
     """
 
     rule: str
@@ -89,7 +89,7 @@ class Signal:
     unit: str | None = None
     hospital_id: str | None = None
     department_name: str | None = None
-    is_correction: bool = False
+    corrects: frozenset[datetime] = frozenset()
 
     @property
     def key(self) -> str:
@@ -165,7 +165,7 @@ class Outbox:
     ) -> int:
         """Take in what a look has found, all or nothing; returns how many alerts it opened.
 
-        An older signal never overrules a newer one of the same thing, unless it is a correction, and the same signal
+        An older signal never overrules a newer one of the same thing, unless it corrects that, and the same signal
         again changes nothing. Of two of one moment the one that raises holds.
 
         Args:
@@ -206,8 +206,10 @@ class Outbox:
         seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
         # Of what is said of one moment the worse holds, whichever landed first: "!" sorts after nothing.
         said_of = _text(signal.observed_at) + ("!" if signal.is_raised else "")
-        if seen and seen[0]["observed_at"] >= said_of and not signal.is_correction:
-            return False
+        if seen and seen[0]["observed_at"] >= said_of:
+            corrected = {_text(moment) for moment in signal.corrects}
+            if seen[0]["observed_at"].rstrip("!") not in corrected:
+                return False
         # The one that is open may be an older one, opened again.
         found = self._rows(
             "select * from alerts where alert_key = ? order by state = 'resolved', opened_at desc, rowid desc limit 1",
@@ -243,7 +245,7 @@ class Outbox:
     def _open(self, signal: Signal, now: datetime) -> bool:
         identity = f"{signal.key}|{_text(signal.observed_at)}"
         alert_id = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        same = {k: v for k, v in asdict(signal).items() if k not in ("observed_at", "is_raised", "is_correction")}
+        same = {k: v for k, v in asdict(signal).items() if k not in ("observed_at", "is_raised", "corrects")}
         is_new = self._add(
             "alerts",
             alert_id=alert_id,

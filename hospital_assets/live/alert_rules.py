@@ -244,7 +244,7 @@ def corrected_vitals(
     The newest set that stands and says whether its patient is critical decides; without any, the alert is over.
 
     Args:
-        raw: raw_vitals of all files that may hold versions of the sets.
+        raw: raw_vitals of all files that may hold versions of the sets, or other sets of these patients.
         corrected: the records that are corrections, as from `corrections`.
         hospitals: hospital_id, time_zone.
         patients: dim_patient, or the copy of it.
@@ -262,27 +262,22 @@ def corrected_vitals(
     signals = vital_signals(standing, settings, where)
     for signal in sorted(signals, key=lambda signal: (signal.observed_at, bool(signal.is_raised))):
         if signal.is_raised is not None:
-            by_subject[signal.subject] = replace(signal, is_correction=True)
-    ever = _timed(found).drop_nulls("measured_at").group_by("subject", "visit_id").agg(pl.col("measured_at").max())
+            by_subject[signal.subject] = signal
+    timed = _timed(found).drop_nulls("measured_at")
+    ever = timed.group_by("subject", "visit_id").agg(pl.col("measured_at").max())
     for subject, measured_at in ever.select("subject", "measured_at").iter_rows():
         by_subject.setdefault(
             subject,
-            Signal(
-                CRITICAL_VITALS,
-                subject,
-                measured_at,
-                False,
-                "critical",
-                "the critical vital signs were withdrawn",
-                is_correction=True,
-            ),
+            Signal(CRITICAL_VITALS, subject, measured_at, False, "critical", "the critical vital signs were withdrawn"),
         )
+    moments = {subject: frozenset(of) for subject, of in timed.group_by("subject").agg("measured_at").iter_rows()}
     board = (
         ever.filter(pl.col("visit_id").is_not_null())
         .select("visit_id", "measured_at")
         .join(board_vitals(standing).drop("measured_at"), on="visit_id", how="left")
     )
-    return Corrected(frozenset(subjects), list(by_subject.values()), board)
+    corrects = [replace(signal, corrects=moments[subject]) for subject, signal in by_subject.items()]
+    return Corrected(frozenset(subjects), corrects, board)
 
 
 def _with(frame: pl.DataFrame, **columns: nw.Expr) -> pl.DataFrame:

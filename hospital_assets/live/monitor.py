@@ -63,6 +63,8 @@ _LOG = logging.getLogger("hospital.alerts")
 
 #: A landed record this much older than the lookback can still be of a day within it (time zones).
 _ZONES = timedelta(days=1)
+#: No clock is further behind UTC.
+_FARTHEST_WEST = timedelta(hours=12)
 #: What fails for a moment, whatever file is read.
 _OF_THE_MACHINE = (OSError, MemoryError, duckdb.IOException, duckdb.OutOfMemoryException, sqlite3.Error)
 _BY_SYSTEM = "(os error "
@@ -232,7 +234,7 @@ class Monitor:
             merge_landed(warehouse_file, "landed_sets", sets, "observation_id", "measured_at", since)
             corrected = pl.concat([corrections(landed, zone.profiles), late, again]).unique()
             if not corrected.is_empty():
-                versions = zone.read("vitals", pl.concat([hospital_files, _with_versions(ledger, new, corrected)]))
+                versions = zone.read("vitals", pl.concat([hospital_files, _of_who_is_there(ledger, new, since)]))
                 stands = corrected_vitals(
                     versions.collect("polars").to_native(),
                     corrected,
@@ -294,13 +296,15 @@ def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles
     )
 
 
-def _with_versions(ledger: pl.DataFrame, new: pl.DataFrame, corrected: pl.DataFrame) -> pl.DataFrame:
-    """The landed files that may hold other versions of corrected sets: those of their sources and days."""
-    is_source = pl.col("source_profile").is_in(corrected["source_profile"].unique().to_list())
-    is_of = is_source & (pl.col("subject") == "vitals") & (pl.col("state") == "ready")
-    days = new.filter(is_of)["service_dates"].explode().unique().to_list()
-    shares_day = pl.any_horizontal(pl.col("service_dates").list.contains(day) for day in days)
-    return ledger.filter(is_of, shares_day)
+def _of_who_is_there(ledger: pl.DataFrame, new: pl.DataFrame, since: datetime) -> pl.DataFrame:
+    """The landed vital signs among which is what stands of a patient of the new ones.
+
+    Of all sources, and of the days before and after a correction, too: another set of the patient may be newer, or be
+    the newest one that is left.
+    """
+    is_read = (pl.col("subject") == "vitals") & (pl.col("state") == "ready")
+    days: list[date] = new.filter(is_read)["service_dates"].explode().drop_nulls().to_list()
+    return ledger.filter(is_read, pl.col("service_dates").list.max() >= min([*days, (since - _FARTHEST_WEST).date()]))
 
 
 def open_monitor(settings: Settings, landing: LandingResource, feeds: Mapping[str, Sequence[str]]) -> Monitor:
