@@ -836,6 +836,47 @@ def test_the_pause_grows_and_ends(tmp_path: Path) -> None:
     outbox.close()
 
 
+def test_an_end_is_not_told_before_its_beginning(receiver: Receiver, tmp_path: Path) -> None:
+    hook = NotifierSettings(name="hook", kind="webhook", url=receiver.url)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [hook])
+    receiver.answers = [503]
+    outbox.record([signal(True)], NOW)
+    assert deliver(outbox, [hook], tmp_path) == 0
+    outbox.record([signal(False, NOW + MINUTE)], NOW + MINUTE)
+    assert deliver(outbox, [hook], tmp_path) == 0  # the first one pauses
+    overdue(outbox)
+    assert [deliver(outbox, [hook], tmp_path) for _ in range(3)] == [1, 1, 0]
+    assert [body["event"] for _, body in receiver.received] == ["opened", "opened", "resolved"]
+    outbox.close()
+
+
+def test_a_receiver_that_is_away_keeps_no_other_waiting(tmp_path: Path) -> None:
+    away = NotifierSettings(name="away", kind="webhook", url="http://127.0.0.1:9/")
+    pager = NotifierSettings(name="pager", kind="file", path="pager.jsonl")
+    before = Outbox(tmp_path / "outbox.sqlite", [away])
+    before.record([signal(True, subject=f"V{number}") for number in range(120)], NOW)
+    before.close()
+    outbox = Outbox(tmp_path / "outbox.sqlite", [away, pager])
+    outbox.record([signal(True, subject="W")], NOW)
+    assert deliver(outbox, [away, pager], tmp_path) == 1
+    # It was tried once, for all of them.
+    assert outbox._rows("select sum(attempt_count) from deliveries where notifier = 'away'")[0][0] == 1
+    outbox.close()
+
+
+def test_a_message_that_is_refused_holds_up_no_other_for_long(receiver: Receiver, tmp_path: Path) -> None:
+    hook = NotifierSettings(name="hook", kind="webhook", url=receiver.url)
+    outbox = Outbox(tmp_path / "outbox.sqlite", [hook])
+    outbox.record([signal(True, subject=name) for name in "abc"], NOW)
+    receiver.answers = [400, 200, 200, 400]
+    arrived = []
+    for _ in range(3):
+        arrived.append(deliver(outbox, [hook], tmp_path))
+        overdue(outbox)
+    assert arrived == [0, 2, 1]
+    outbox.close()
+
+
 def test_notifiers_hear_what_they_asked_for(tmp_path: Path) -> None:
     ward = NotifierSettings(name="ward", kind="log", least_severity="critical", says_resolved=False)
     outbox = Outbox(tmp_path / "outbox.sqlite", [ward])

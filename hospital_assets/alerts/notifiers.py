@@ -37,13 +37,19 @@ def deliver(outbox: Outbox, notifiers: Sequence[NotifierSettings], data_dir: Pat
     """
     senders = {notifier.name: _sender(notifier, data_dir) for notifier in notifiers}
     arrived = 0
+    failed: dict[str, str] = {}
     for delivery in outbox.due(datetime.now(UTC)):
+        if delivery.notifier in failed:
+            # Each may wait for seconds for a receiver that is away, and others' messages would wait with it.
+            outbox.not_delivered(delivery, datetime.now(UTC), failed[delivery.notifier], was_tried=False)
+            continue
         send = senders.get(delivery.notifier)
         try:
             if send is None:
                 raise NotDeliveredError(f"no notifier is called '{delivery.notifier}' any more")
             send(delivery.message, delivery.delivery_id)
         except NotDeliveredError as error:
+            failed[delivery.notifier] = str(error)
             outbox.not_delivered(delivery, datetime.now(UTC), str(error))
             _LOG.warning("%s could not be notified: %s", delivery.notifier, error)
         else:

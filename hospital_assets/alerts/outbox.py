@@ -482,11 +482,15 @@ class Outbox:
     # For delivery --------------------------------------------------------------------------------
 
     def due(self, wall: datetime, most: int = 50) -> list[Delivery]:
-        """Messages to send now; for a while no other process gets the same ones."""
+        """Messages to send now, each notifier's in turn; for a while no other process gets the same ones."""
         with self._transaction():
+            # Of what one notifier is to hear of one alert, only the first: its last word must come last. Those that
+            # were tried least come first: one that is refused each time holds up no other.
             rows = self._rows(
-                "select * from deliveries where delivered_at is null and given_up_at is null "
-                "and next_attempt_at <= ? order by created_at, delivery_id limit ?",
+                "select * from (select *, row_number() over (partition by alert_id, notifier order by rowid) as place "
+                "from deliveries where delivered_at is null and given_up_at is null) "
+                "where place = 1 and next_attempt_at <= ? order by row_number() over (partition by notifier "
+                "order by attempt_count, created_at, delivery_id), created_at, delivery_id limit ?",
                 _text(wall),
                 most,
             )
@@ -508,10 +512,10 @@ class Outbox:
                 (_text(wall), delivery.delivery_id),
             )
 
-    def not_delivered(self, delivery: Delivery, wall: datetime, why: str) -> None:
-        """A message has not arrived: try again later, each time after a longer pause."""
-        attempts = delivery.attempt_count + 1
-        pause = min(_FIRST_PAUSE * 2 ** (attempts - 1), _LONGEST_PAUSE)
+    def not_delivered(self, delivery: Delivery, wall: datetime, why: str, *, was_tried: bool = True) -> None:
+        """A message has not arrived, or was not tried: try again later, after each attempt with a longer pause."""
+        attempts = delivery.attempt_count + was_tried
+        pause = min(_FIRST_PAUSE * 2 ** max(attempts - 1, 0), _LONGEST_PAUSE)
         with self._transaction():
             self._connection.execute(
                 "update deliveries set attempt_count = ?, next_attempt_at = ?, last_error = ?, "
