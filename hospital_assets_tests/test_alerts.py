@@ -436,6 +436,16 @@ def test_vital_signs_of_a_day_alone_have_no_score_and_say_nothing_of_now() -> No
     assert vital_signals(observed, AlertSettings()) == [] and board_vitals(observed).is_empty()
 
 
+def test_in_the_hour_that_is_repeated_no_critical_set_is_taken_for_an_older_one(outbox: Outbox) -> None:
+    """A clock without an offset does not say whether 01:15 is before or after 01:50."""
+    for minute, rate, is_open in ((110, 70, False), (75, 150, True), (100, 70, True), (121, 70, False)):
+        clock = f"2026-11-01T{minute // 60:02d}:{minute % 60:02d}:00"
+        record = landed_vitals(minute=minute, heart_rate=rate) | {"measured_at": clock, "recorded_at": clock}
+        observed = scored_vitals(raw("raw_vitals", record), HOSPITALS, PATIENTS, load_profiles(None))
+        outbox.record(vital_signals(observed, AlertSettings()), NOW)
+        assert bool(outbox.alerts()) is is_open, minute
+
+
 def test_the_newest_scores_of_who_is_there_are_of_known_times(tmp_path: Path) -> None:
     at = NOW - timedelta(hours=1)
     visit = {"visit_id": "V", "service_date": at.date(), "is_open": True, "department_key": 1}

@@ -154,6 +154,18 @@ def monitored(
     outbox.close()
 
 
+def test_a_withdrawal_in_the_hour_that_is_repeated(tmp_path: Path) -> None:
+    at = "20261101011500"
+    told = [oru("20261101012000", ("spo2", "69", "F"), at=at), oru("20261101013000", ("spo2", "69", "W"), at=at)]
+    files = {f"{place}.hl7": message.encode() for place, message in enumerate(told)}
+    now = datetime(2026, 11, 1, 8, tzinfo=UTC)
+    with (
+        landed(tmp_path, ENGINES["polars"], "hl7v2-adt", {**files, "hospitals.csv": FACILITIES.encode()}) as case,
+        monitored(case, tmp_path, now=now) as assess,
+    ):
+        assert [assess(f"{place}.hl7") for place in range(2)] == [True, False]
+
+
 @pytest.mark.parametrize(
     "rates",
     [

@@ -74,8 +74,8 @@ class Signal:
         value: the figure, in `unit`.
         threshold: what it was compared with.
         unit: of both.
-        corrects: where a source has corrected or withdrawn what was known, the moments of all that this is judged by:
-            it holds, whatever was said of later ones among them.
+        corrects: where a source has corrected or withdrawn what was known, the moments of all that was looked at anew:
+            this holds, whatever was said of later ones among them.
     """
 
     rule: str

@@ -27,7 +27,7 @@ from hospital_assets.assets.cleaned.er_visits import (
     validate_er_visits,
 )
 from hospital_assets.assets.cleaned.rules import has_code, layouts_of
-from hospital_assets.assets.cleaned.vitals import STATED_ZERO, is_timed, validate_vitals
+from hospital_assets.assets.cleaned.vitals import AMBIGUOUS_HOUR, STATED_ZERO, is_timed, validate_vitals
 from hospital_assets.assets.facts.vitals import scored
 from hospital_assets.contracts import RECORD_PLACE
 from hospital_assets.landing.quarantine import label_of
@@ -59,6 +59,10 @@ _VITALS = {
     "diastolic_mmhg": ("diastolic pressure", "mmHg"),
     "temperature_c": ("temperature", "\N{DEGREE SIGN}C"),
 }
+
+
+#: When the clock of a set shows the same again, where it does.
+_AGAIN = pl.col("measured_at") + timedelta(hours=1)
 
 
 def scored_vitals(
@@ -102,7 +106,8 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
 
     A set that is not critical clears only when it is complete; what is missing may be what was
     critical. A set without a visit is of the one visit that its patient has now. One of an unknown time of its day says
-    nothing of how its patient stands.
+    nothing of how its patient stands. In the hour that clocks show twice, a critical set counts as of the second time
+    and any other as of the first: no critical set that may be the newest is taken for an older one.
     """
     where = pl.DataFrame(schema=PLACES_SCHEMA) if where is None else where
     observed = _with_visit(_timed(observed), where).join(
@@ -130,10 +135,12 @@ def vital_signals(observed: pl.DataFrame, settings: AlertSettings, where: pl.Dat
         & pl.all_horizontal(pl.col(column).is_not_null() for column in settings.vitals)
     )
     is_critical = pl.any_horizontal(has_score, is_red, "_is_zero", *limits.values()).fill_null(False)
-    rows = _with(observed, _applies=news2.applies(), _is_zero=has_code(STATED_ZERO)).select(
+    rows = _with(
+        observed, _applies=news2.applies(), _is_zero=has_code(STATED_ZERO), _is_repeated=has_code(AMBIGUOUS_HOUR)
+    ).select(
         subject=pl.coalesce("visit_id", "patient_id"),
         hospital_id="hospital_id",
-        observed_at="measured_at",
+        observed_at=pl.when(is_critical & pl.col("_is_repeated")).then(_AGAIN).otherwise("measured_at"),
         department_name="_department",
         bed=pl.when(pl.col("_bed").is_not_null()).then(pl.format("bed {}, ", "_bed")).otherwise(pl.lit("")),
         score=pl.col("news2_score").cast(pl.Float64),
@@ -270,7 +277,9 @@ def corrected_vitals(
             subject,
             Signal(CRITICAL_VITALS, subject, measured_at, False, "critical", "the critical vital signs were withdrawn"),
         )
-    moments = {subject: frozenset(of) for subject, of in timed.group_by("subject").agg("measured_at").iter_rows()}
+    repeated = _with(timed, _is_repeated=has_code(AMBIGUOUS_HOUR)).filter("_is_repeated").with_columns(_AGAIN)
+    both = pl.concat(frame.select("subject", "measured_at") for frame in (timed, repeated))
+    moments = {subject: frozenset(of) for subject, of in both.group_by("subject").agg("measured_at").iter_rows()}
     board = (
         ever.filter(pl.col("visit_id").is_not_null())
         .select("visit_id", "measured_at")
