@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from hospital_assets.assets.cleaned.rules import DEPARTMENT_UNKNOWN
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.patients import dim_patient
 from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, versions
@@ -591,11 +592,21 @@ def test_a_cancellation_is_of_all_that_was_written_before_it(on: Engine) -> None
         ),
         ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "Surgery"), ("A07", "01 12:10", "Emergency")], None),
         ([("A04", "01 10:00", "Emergency"), ("A03", "01 12:00", None)], "01 12:00"),
+        # A ward that nobody knows is another place than the emergency department, unless nobody knows that either.
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", "?"), ("A03", "06 11:00", "?")], "01 12:00"),
+        ([("A04", "01 10:00", "Emergency"), ("A06", "01 12:00", None), ("A02", "01 15:00", "?")], "01 15:00"),
+        ([("A04", "01 10:00", "?"), ("A06", "01 12:00", "?"), ("A03", "01 18:00", None)], "01 18:00"),
+        ([("A04", "01 10:00", "?"), ("A06", "01 12:00", "?"), ("A02", "01 15:00", "Surgery")], "01 15:00"),
+        # Who is not admitted may be anywhere.
+        ([("A04", "01 10:00", "Emergency"), ("A02", "01 11:00", "?"), ("A03", "01 12:00", None)], "01 12:00"),
     ],
 )
 def test_when_emergency_visits_end(told: list[tuple[str, str, str | None]], left: str | None, on: Engine) -> None:
+    """`?` is a place that is stated, and none of the known departments."""
+    places = [place for *_, place in told]
     rows = events([(f"M{n}", kind, when) for n, (kind, when, _) in enumerate(told)]).with_columns(
-        department_name=pl.Series([place for *_, place in told], dtype=pl.String)
+        department_name=pl.Series([None if place == "?" else place for place in places], dtype=pl.String),
+        quality_codes=pl.Series([DEPARTMENT_UNKNOWN.name if place == "?" else "" for place in places]),
     )
     found = collect(visit_ends(on(rows)))["left_at"].to_list()
     assert found == [at(f"2026-01-{left}") if left else None]

@@ -9,7 +9,7 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
 from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN
-from hospital_assets.assets.cleaned.rules import has_code
+from hospital_assets.assets.cleaned.rules import DEPARTMENT_UNKNOWN, has_code
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.calendar import date_key
@@ -110,7 +110,8 @@ def visit_ends(events: Frame) -> Frame:
 
     An emergency visit ends with the discharge, or when the patient becomes an outpatient. One that becomes an
     inpatient stay under its number (A01, A06, A08) ends with the first location elsewhere, or with the discharge:
-    who boards is admitted and still in the department.
+    who boards is admitted and still in the department. A location that is stated, and none of the known departments,
+    is elsewhere; one that is not stated is where the patient was.
 
     Returns:
         visit_id, left_at (null: still in the department, or `is_by_day`), is_by_day (only the day is known), left_as
@@ -124,13 +125,18 @@ def visit_ends(events: Frame) -> Frame:
         "visit_id", _emergency=nw.col("department_name")
     )
     is_last, is_inpatient = nw.col("segment_number") == nw.col("_last_segment"), nw.col("_is_inpatient")
-    is_elsewhere = nw.col("_emergency").is_null() | (nw.col("department_name") != nw.col("_emergency"))
+    emergency_is_known = ~nw.col("_emergency").is_null()
+    is_known = ~nw.col("department_name").is_null()
+    # Where the emergency department is unknown itself, an unknown place may be that.
+    is_elsewhere = (
+        nw.when(is_known)
+        .then(~emergency_is_known | (nw.col("department_name") != nw.col("_emergency")))
+        .otherwise(emergency_is_known & has_code(DEPARTMENT_UNKNOWN))
+    )
     return (
         segments.join(emergency, on="visit_id", how="left")
         .with_columns(
-            _moved_at=nw.when(is_inpatient, ~nw.col("department_name").is_null(), is_elsewhere).then(
-                nw.col("segment_start_at")
-            ),
+            _moved_at=nw.when(is_inpatient, is_elsewhere).then(nw.col("segment_start_at")),
             _ended_at=nw.when(is_last).then(nw.col("stay_end_at")),
             _ended_by_day=nw.when(is_last).then(nw.col("_ends_by_day")),
             _admitted=nw.when(is_last).then(is_inpatient.cast(nw.Int64)),
