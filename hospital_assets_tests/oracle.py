@@ -87,18 +87,22 @@ class Oracle:
         """The stays of one visit number: its messages, one after the other."""
         cancelled_at = _cancelled_at(events)
         said = [e for e in events if cancelled_at is None or _said_at(e) > cancelled_at]
-        # A cancelled transfer has not been: each A12 takes back the last A02 before it.
-        standing: list[Row] = []
-        for event in said:
-            if event["event_type"] == "A12":
-                last = max((n for n, e in enumerate(standing) if e["event_type"] == "A02"), default=None)
-                if last is not None:
-                    del standing[last]
-            else:
-                standing.append(event)
-        reopened = max((n for n, e in enumerate(said) if e["event_type"] == "A13"), default=-1)
-        ends = [e for e in said[reopened + 1 :] if e["event_type"] == "A03"]
-        end = max(ends, key=lambda e: (_written(e), e["event_at"], e["message_id"]), default=None)
+        # A cancelled transfer has not been: each A12 takes back the last A02 written before it.
+        transfers: list[Row] = []
+        taken_back = set()
+        ends: list[Row] = []
+        for event in sorted(said, key=_said_order):
+            if event["event_type"] == "A02":
+                transfers.append(event)
+            elif event["event_type"] == "A12" and transfers:
+                taken_back.add(transfers.pop()["message_id"])
+            elif event["event_type"] == "A03":
+                ends.append(event)
+            elif event["event_type"] == "A13":
+                ends.clear()
+        # A repeated discharge is a correction: the one written last counts.
+        end = ends[-1] if ends else None
+        standing = [e for e in said if e["message_id"] not in taken_back]
         moves = [e for e in standing if e["event_type"] in ("A01", "A02", "A04", "A06", "A07")]
         if end is not None:
             moves = [e for e in moves if e["event_at"] <= end["event_at"]]
@@ -153,6 +157,11 @@ def _written(row: Row) -> tuple[bool, datetime]:
 def _said_at(event: Row) -> datetime:
     at: datetime = event["recorded_at"] or event["event_at"]
     return at
+
+
+def _said_order(event: Row) -> Any:
+    is_cancellation = event["event_type"] in ("A11", "A12", "A13")
+    return (_said_at(event), event["event_at"], is_cancellation, event["message_id"])
 
 
 def _cancelled_at(events: Iterable[Row]) -> datetime | None:

@@ -173,6 +173,24 @@ EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
     ),
     "A12": ([ARRIVES, adt("A02", "20260501120000"), adt("A12", "20260501121000")], [STAYS]),
     "A13": ([ARRIVES, LEAVES, adt("A13", "20260501150000", end="20260501140000")], [STAYS]),
+    "A12, and another transfer of before": (
+        [
+            ARRIVES,
+            adt("A02", "20260501120000", place="SURG"),
+            adt("A12", "20260501130000"),
+            adt("A02", "20260501123000", place="ICU", sent="20260501130500"),
+        ],
+        [("V1", "emergency", "01 10:00", "01 12:30"), ("V1", "emergency", "01 12:30", None)],
+    ),
+    "A13, and a corrected discharge": (
+        [
+            ARRIVES,
+            adt("A03", "20260501120000", end="20260501120000", disposition="01"),
+            adt("A13", "20260501150000"),
+            adt("A03", "20260501140000", end="20260501140000", disposition="01", sent="20260501150500"),
+        ],
+        [LEFT],
+    ),
     "A21": ([ARRIVES, adt("A21", "20260501120000"), LEAVES], [LEFT]),
     "A22": ([ARRIVES, adt("A21", "20260501120000"), adt("A22", "20260501130000"), LEAVES], [LEFT]),
     "A28": ([adt("A28", "20260501100000", visit="")], []),

@@ -677,6 +677,38 @@ def test_a_cancelled_discharge_cancels_its_corrections_too(on: Engine) -> None:
     assert out["is_open"].to_list() == [True] and out["length_of_stay_hours"].to_list() == [None]
 
 
+def said(told: list[tuple[str, str, str]]) -> pl.DataFrame:
+    """Events by what they are, when it happened, and when it was written."""
+    rows = events([(f"M{n}", kind, when) for n, (kind, when, _) in enumerate(told)])
+    return rows.with_columns(recorded_at=pl.Series([at(f"2026-01-{when}") for *_, when in told]))
+
+
+def test_a_cancellation_leaves_what_was_written_after_it(on: Engine) -> None:
+    """Also what happened before the moment that the cancellation was written."""
+    discharged = [
+        ("A01", "01 08:00", "01 08:00"),
+        ("A03", "01 09:00", "01 09:00"),
+        ("A13", "01 15:00", "01 15:00"),
+        ("A03", "01 14:30", "01 15:05"),
+    ]
+    out = collect(folded(on(said(discharged))))
+    assert out["stay_end_at"].to_list() == [at("2026-01-01 14:30")]
+    assert collect(folded(on(said(discharged[:3]))))["is_open"].to_list() == [True]
+    # The transfer of 12:00 was none; the other one took place before that was known.
+    moved = [
+        ("A01", "01 08:00", "01 08:00"),
+        ("A02", "01 12:00", "01 12:00"),
+        ("A12", "01 13:00", "01 13:00"),
+        ("A02", "01 12:30", "01 13:05"),
+    ]
+    starts = collect(folded(on(said(moved)))).sort("segment_number")["segment_start_at"].to_list()
+    assert starts == [at("2026-01-01 08:00"), at("2026-01-01 12:30")]
+    # A cancellation may say when what it cancels happened.
+    at_its_time = [*moved[:2], ("A02", "01 14:00", "01 14:00"), ("A12", "01 12:00", "01 14:10")]
+    starts = collect(folded(on(said(at_its_time)))).sort("segment_number")["segment_start_at"].to_list()
+    assert starts == [at("2026-01-01 08:00"), at("2026-01-01 12:00")]
+
+
 @settings(max_examples=60, deadline=None)
 @given(kinds=st.lists(st.sampled_from(["A04", "A01", "A02", "A03", "A11", "A12", "A13"]), max_size=8), data=st.data())
 def test_any_order_and_repetition_of_any_messages_gives_the_same(kinds: list[str], data: st.DataObject) -> None:

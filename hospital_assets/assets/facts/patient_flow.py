@@ -81,6 +81,9 @@ def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
 
 #: HL7 v2 orders a visit's messages by what happened, then by when it was written.
 ORDER = ("event_at", "recorded_at", "message_id")
+#: A cancellation is of what was written before it, whenever that happened. Of one moment (an extract is written in one)
+#: what happened earlier came first, and a cancellation after what it cancels. See `_with_written`.
+WRITTEN = ("_written_at", "event_at", "_is_cancellation", "message_id")
 
 
 def cancelled_visits(events: Frame) -> Frame:
@@ -189,23 +192,23 @@ def _after(*by: str) -> nw.Expr:
     return nw.col("message_id").cum_count(reverse=True).over(*by, order_by=list(ORDER))
 
 
-def _taken_back(kind: str, cancels: str) -> nw.Expr:
-    """Whether a message is cancelled: each cancellation takes back the last one before it.
-
-    Read from the end, a cancellation waits for the message it cancels; `_open` cancellations wait
-    behind this one. A cancellation without anything to cancel waits for nobody.
-    """
-    return (nw.col("event_type") == kind) & (nw.col(f"_open_{cancels}") > 0)
-
-
-def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
-    """Add `_open_<cancels>`: cancellations behind each message that still look for theirs."""
-    change = (
-        nw.when(nw.col("event_type") == cancels)
-        .then(nw.lit(1))
-        .otherwise(nw.when(nw.col("event_type") == kind).then(nw.lit(-1)).otherwise(nw.lit(0)))
+def _with_written(events: Frame) -> Frame:
+    """Add what `WRITTEN` orders messages by; one that does not say when it was written was so when it happened."""
+    return events.with_columns(
+        _written_at=nw.coalesce("recorded_at", "event_at"),
+        _is_cancellation=nw.col("event_type").is_in(["A11", "A12", "A13"]).cast(nw.Int64),
     )
-    order = list(ORDER)
+
+
+def _without_cancelled(moves: Frame, kind: str, cancels: str) -> Frame:
+    """Messages without the cancellations and without what they take back: each the last one that was written before it.
+
+    Read from the end, a cancellation waits for the message it cancels; `_pending` of them wait behind each message. A
+    cancellation without anything to cancel waits for nobody.
+    """
+    is_kind, is_cancellation = nw.col("event_type") == kind, nw.col("event_type") == cancels
+    change = nw.when(is_cancellation).then(nw.lit(1)).otherwise(nw.when(is_kind).then(nw.lit(-1)).otherwise(nw.lit(0)))
+    order = list(WRITTEN)
     summed = moves.with_columns(_change=change).with_columns(
         _sum=nw.col("_change").cum_sum(reverse=True).over("visit_id", order_by=order)
     )
@@ -215,9 +218,11 @@ def _with_open(moves: Frame, kind: str, cancels: str) -> Frame:
         # A message with nothing to take it back must not take from those before it.
         _pending=nw.col("_sum") - nw.when(nw.col("_lowest") < 0).then(nw.col("_lowest")).otherwise(nw.lit(0))
     )
-    return lowest.with_columns(
-        nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)).alias(f"_open_{cancels}")
-    ).drop("_change", "_sum", "_lowest", "_pending")
+    return (
+        lowest.with_columns(_open=nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)))
+        .filter(~is_cancellation, ~(is_kind & (nw.col("_open") > 0)))
+        .drop("_change", "_sum", "_lowest", "_pending", "_open")
+    )
 
 
 def _with_class(moves: Frame) -> Frame:
@@ -251,25 +256,25 @@ def _with_class(moves: Frame) -> Frame:
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
-    A11 cancels the visit and every event written before it, A12 the last transfer before it, A13 the
-    discharge before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
+    A11 cancels the visit and every event written before it, A12 the last transfer written before it, A13 the
+    discharge written before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
     makes it an inpatient's), then an inpatient stay until A03.
     """
     order = list(ORDER)
     events = events.with_columns(_cancelled=_is_cancelled()).filter(~nw.col("_cancelled")).drop("_cancelled")
+    events = _with_written(events)
     moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08", "A12"]))
-    moves = _with_open(moves, "A02", "A12").filter(nw.col("event_type") != "A12", ~_taken_back("A02", "A12"))
-    moves = _with_class(moves)
+    moves = _with_class(_without_cancelled(moves, "A02", "A12"))
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
-        .with_columns(_reopened_after=nw.col("_reopened").cum_sum(reverse=True).over("visit_id", order_by=order))
+        .with_columns(
+            _reopened_after=nw.col("_reopened").cum_sum(reverse=True).over("visit_id", order_by=list(WRITTEN))
+        )
         .filter(nw.col("_reopened_after") == 0)
         .with_columns(
             # A repeated discharge is a correction: the one written last counts.
-            _later_count=nw.col("message_id")
-            .cum_count(reverse=True)
-            .over("visit_id", order_by=["recorded_at", "event_at", "message_id"])
+            _later_count=nw.col("message_id").cum_count(reverse=True).over("visit_id", order_by=list(WRITTEN))
         )
         .filter(nw.col("_later_count") == 1)
         .select(
