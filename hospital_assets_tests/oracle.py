@@ -42,12 +42,11 @@ class Oracle:
 
     def _visit(self, row: Row) -> Row:
         events = self.by_visit[row["visit_id"]]
-        cancelled_at = _cancelled_at(events)
-        registered_at = [_said_at(e) for e in events if e["event_type"] in ("A01", "A04")]
         moved = [e["patient_id"] for e in events if e["event_type"] == "A45"]
         start = min(c for c in (row["arrival_at"], row["triage_at"]) if c is not None)
         arrived, left, seen = row["arrival_at"], row["departure_at"], row["provider_at"]
-        cancelled = cancelled_at is not None and all(at <= cancelled_at for at in registered_at)
+        kinds = {e["event_type"] for e in _standing(events)}
+        cancelled = any(e["event_type"] == "A11" for e in events) and not kinds & {"A01", "A04"}
         clock = arrived
         if row["arrival_mode"] == "ambulance":
             clock = min(c for c in (row["handover_at"], arrived + 15 * MINUTE) if c is not None)
@@ -85,13 +84,12 @@ class Oracle:
 
     def _stays(self, events: Sequence[Row]) -> Iterator[Row]:
         """The stays of one visit number: its messages, one after the other."""
-        cancelled_at = _cancelled_at(events)
-        said = [e for e in events if cancelled_at is None or _said_at(e) > cancelled_at]
+        said = _standing(events)
         # A cancelled transfer has not been: each A12 takes back the last A02 written before it.
         transfers: list[Row] = []
         taken_back = set()
         ends: list[Row] = []
-        for event in sorted(said, key=_said_order):
+        for event in said:
             if event["event_type"] == "A02":
                 transfers.append(event)
             elif event["event_type"] == "A12" and transfers:
@@ -102,7 +100,7 @@ class Oracle:
                 ends.clear()
         # A repeated discharge is a correction: the one written last counts.
         end = ends[-1] if ends else None
-        standing = [e for e in said if e["message_id"] not in taken_back]
+        standing = sorted((e for e in said if e["message_id"] not in taken_back), key=_order)
         moves = [e for e in standing if e["event_type"] in ("A01", "A02", "A04", "A06", "A07")]
         if end is not None:
             moves = [e for e in moves if e["event_at"] <= end["event_at"]]
@@ -160,13 +158,31 @@ def _said_at(event: Row) -> datetime:
 
 
 def _said_order(event: Row) -> Any:
-    is_cancellation = event["event_type"] in ("A11", "A12", "A13")
-    return (_said_at(event), event["event_at"], is_cancellation, event["message_id"])
+    kind = event["event_type"]
+    return (_said_at(event), kind == "A11", event["event_at"], kind in ("A12", "A13"), event["message_id"])
 
 
-def _cancelled_at(events: Iterable[Row]) -> datetime | None:
-    """When a visit was last cancelled: everything said until then has not been."""
-    return max((_said_at(e) for e in events if e["event_type"] == "A11"), default=None)
+def _standing(events: Iterable[Row]) -> list[Row]:
+    """What of a visit has not been cancelled (A11), in the order in which it was said.
+
+    An A11 takes back an admission after a registration, and what was said since; else it takes back the whole visit.
+    """
+    told: list[Row] = []
+    # Where in `told` each registration that stands began.
+    began: list[int] = []
+    last = ""
+    for event in sorted(events, key=_said_order):
+        kind = event["event_type"]
+        if kind == "A11":
+            start = began.pop() if began else 0
+            del told[start if began else 0 :]
+        elif kind in ("A01", "A04") and kind != last:
+            began.append(len(told))
+        if kind in ("A01", "A04", "A11"):
+            last = kind
+        if kind != "A11":
+            told.append(event)
+    return told
 
 
 def newest(rows: Iterable[Row], key: str) -> list[Row]:

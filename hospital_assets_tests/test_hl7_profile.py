@@ -171,6 +171,10 @@ EFFECTS: dict[str, tuple[list[str], list[tuple[str, str, str, str | None]]]] = {
         [adt("A11", "20260501100000", sent="20260501210000"), *MOVED],
         [],
     ),
+    "A11, of an admission": (
+        [ARRIVES, adt("A01", "20260501120000", cls="I", place="SURG"), adt("A11", "20260501123000", cls="I"), LEAVES],
+        [LEFT],
+    ),
     "A12": ([ARRIVES, adt("A02", "20260501120000"), adt("A12", "20260501121000")], [STAYS]),
     "A13": ([ARRIVES, LEAVES, adt("A13", "20260501150000", end="20260501140000")], [STAYS]),
     "A12, and another transfer of before": (

@@ -709,6 +709,44 @@ def test_a_cancellation_leaves_what_was_written_after_it(on: Engine) -> None:
     assert starts == [at("2026-01-01 08:00"), at("2026-01-01 12:00")]
 
 
+ADMITTED = [("A04", "01 10:00", "01 10:00"), ("A01", "01 12:00", "01 12:00"), ("A02", "01 12:10", "01 12:10")]
+NOT_ADMITTED = [*ADMITTED, ("A11", "01 12:00", "01 12:30")]
+
+
+@pytest.mark.parametrize(
+    ("told", "stays"),
+    [
+        # Of a visit that was registered and then admitted, the admission is cancelled.
+        (NOT_ADMITTED, {("emergency", "01 10:00")}),
+        ([*NOT_ADMITTED, ("A01", "01 13:00", "01 13:00")], {("emergency", "01 10:00"), ("inpatient", "01 13:00")}),
+        (
+            [*NOT_ADMITTED, ("A01", "01 13:00", "01 13:00"), ("A11", "01 13:00", "01 13:10")],
+            {("emergency", "01 10:00")},
+        ),
+        # And then the registration.
+        ([*NOT_ADMITTED, ("A11", "01 10:00", "01 12:40")], set()),
+        (
+            [*NOT_ADMITTED, ("A11", "01 10:00", "01 12:40"), ("A04", "01 12:45", "01 12:45")],
+            {("emergency", "01 12:45")},
+        ),
+        # What is registered twice is registered once.
+        ([ADMITTED[0], ("A04", "01 10:00", "01 10:20"), ("A11", "01 10:30", "01 10:30")], set()),
+        ([*ADMITTED, ("A01", "01 12:00", "01 12:20"), ("A11", "01 12:30", "01 12:30")], {("emergency", "01 10:00")}),
+        # What is of no registration goes with the visit.
+        ([("A02", "01 09:00", "01 09:00"), ADMITTED[0], ("A11", "01 10:30", "01 10:30")], set()),
+        # A cancellation without anything to cancel.
+        ([("A11", "01 09:00", "01 09:00"), ADMITTED[0]], {("emergency", "01 10:00")}),
+    ],
+)
+def test_a_cancellation_is_of_the_last_registration_or_admission(
+    told: list[tuple[str, str, str]], stays: set[tuple[str, str]], on: Engine
+) -> None:
+    rows = on(said(told))
+    found = collect(folded(rows)).select("stay_class", pl.col("stay_start_at").dt.strftime("%d %H:%M"))
+    assert set(found.rows()) == stays
+    assert collect(cancelled_visits(rows)).height == (0 if stays else 1)
+
+
 @settings(max_examples=60, deadline=None)
 @given(kinds=st.lists(st.sampled_from(["A04", "A01", "A02", "A03", "A11", "A12", "A13"]), max_size=8), data=st.data())
 def test_any_order_and_repetition_of_any_messages_gives_the_same(kinds: list[str], data: st.DataObject) -> None:

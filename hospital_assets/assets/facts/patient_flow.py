@@ -82,15 +82,20 @@ def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
 #: HL7 v2 orders a visit's messages by what happened, then by when it was written.
 ORDER = ("event_at", "recorded_at", "message_id")
 #: A cancellation is of what was written before it, whenever that happened. Of one moment (an extract is written in one)
-#: what happened earlier came first, and a cancellation after what it cancels. See `_with_written`.
-WRITTEN = ("_written_at", "event_at", "_is_cancellation", "message_id")
+#: what happened earlier came first, and a cancellation after what it cancels; A11 may be told as of the time of what it
+#: cancels, and is the last. See `_with_written`.
+WRITTEN = ("_written_at", "_is_a11", "event_at", "_is_cancellation", "message_id")
+
+
+#: Trigger events that an A11 cancels.
+REGISTRATIONS = ("A01", "A04")
 
 
 def cancelled_visits(events: Frame) -> Frame:
     """Visits (`visit_id`) whose registration was cancelled (A11) and not made again since."""
     return (
-        events.filter(nw.col("event_type").is_in(["A01", "A04", "A11"]))
-        .with_columns(_stands=(~_is_cancelled()).cast(nw.Int64))
+        _of_cancellations(events.filter(nw.col("event_type").is_in([*REGISTRATIONS, "A11"])))
+        .with_columns(_stands=(~nw.col("_is_cancelled")).cast(nw.Int64))
         .group_by("visit_id")
         .agg(nw.col("_stands").sum())
         .filter(nw.col("_stands") == 0)
@@ -98,14 +103,26 @@ def cancelled_visits(events: Frame) -> Frame:
     )
 
 
-def _is_cancelled() -> nw.Expr:
-    """Whether a message is of a visit that was cancelled (A11) when it was written or later, the A11 itself included.
+def _of_cancellations(events: Frame) -> Frame:
+    """Messages of visits with an A11, with `_is_cancelled`: whether a message is an A11, or what an A11 takes back.
 
-    When an A11 was written, not when it says that something happened: EVN-6 of it is the time of what it cancels.
+    An A11 cancels the last registration or admission that was written before it and still stands, and all that was
+    written since; of the first one of a visit the whole visit. By when it was written, not by when it says that
+    something happened: EVN-6 of it is the time of what it cancels.
     """
-    written = nw.coalesce("recorded_at", "event_at")
-    cancelled_at = nw.when(nw.col("event_type") == "A11").then(written).max().over("visit_id")
-    return nw.coalesce(written <= cancelled_at, nw.lit(False))
+    order = list(WRITTEN)
+    event = nw.col("event_type")
+    is_registration = event.is_in(REGISTRATIONS)
+    # They are few, and what follows is slow.
+    with_a11 = events.filter(event == "A11").select("visit_id").unique()
+    frame = _with_written(events.join(with_a11, on="visit_id", how="semi"))
+    frame = frame.with_columns(_registered=nw.when(is_registration | (event == "A11")).then(event)).with_columns(
+        _registered=nw.col("_registered").fill_null(strategy="forward").over("visit_id", order_by=order)
+    )
+    frame = frame.with_columns(_before=nw.col("_registered").shift(1).over("visit_id", order_by=order))
+    # The first one is cancelled with all of the visit, also what is before it. One that is repeated is still the same.
+    frame = _with_waiting(frame, "A11", is_registration & (nw.col("_before") != event))
+    return frame.with_columns(_is_cancelled=(event == "A11") | (nw.col("_waiting") > 0))
 
 
 def visit_ends(events: Frame) -> Frame:
@@ -196,20 +213,29 @@ def _with_written(events: Frame) -> Frame:
     """Add what `WRITTEN` orders messages by; one that does not say when it was written was so when it happened."""
     return events.with_columns(
         _written_at=nw.coalesce("recorded_at", "event_at"),
-        _is_cancellation=nw.col("event_type").is_in(["A11", "A12", "A13"]).cast(nw.Int64),
+        _is_a11=(nw.col("event_type") == "A11").cast(nw.Int64),
+        _is_cancellation=nw.col("event_type").is_in(["A12", "A13"]).cast(nw.Int64),
     )
 
 
-def _without_cancelled(moves: Frame, kind: str, cancels: str) -> Frame:
-    """Messages without the cancellations and without what they take back: each the last one that was written before it.
+def _with_waiting(events: Frame, cancels: str, is_what: nw.Expr) -> Frame:
+    """Add `_waiting`: how many cancellations that were written after a message look for theirs at it or before it.
 
-    Read from the end, a cancellation waits for the message it cancels; `_pending` of them wait behind each message. A
-    cancellation without anything to cancel waits for nobody.
+    Each takes back the last one before it that still stands. Read from the end, a cancellation waits for the message
+    that it cancels.
+
+    Args:
+        events: with what `WRITTEN` orders them by.
+        cancels: trigger event of the cancellations.
+        is_what: whether a message is one that can be cancelled.
     """
-    is_kind, is_cancellation = nw.col("event_type") == kind, nw.col("event_type") == cancels
-    change = nw.when(is_cancellation).then(nw.lit(1)).otherwise(nw.when(is_kind).then(nw.lit(-1)).otherwise(nw.lit(0)))
+    change = (
+        nw.when(nw.col("event_type") == cancels)
+        .then(nw.lit(1))
+        .otherwise(nw.when(is_what).then(nw.lit(-1)).otherwise(nw.lit(0)))
+    )
     order = list(WRITTEN)
-    summed = moves.with_columns(_change=change).with_columns(
+    summed = events.with_columns(_change=change).with_columns(
         _sum=nw.col("_change").cum_sum(reverse=True).over("visit_id", order_by=order)
     )
     lowest = summed.with_columns(
@@ -218,11 +244,9 @@ def _without_cancelled(moves: Frame, kind: str, cancels: str) -> Frame:
         # A message with nothing to take it back must not take from those before it.
         _pending=nw.col("_sum") - nw.when(nw.col("_lowest") < 0).then(nw.col("_lowest")).otherwise(nw.lit(0))
     )
-    return (
-        lowest.with_columns(_open=nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0)))
-        .filter(~is_cancellation, ~(is_kind & (nw.col("_open") > 0)))
-        .drop("_change", "_sum", "_lowest", "_pending", "_open")
-    )
+    return lowest.with_columns(
+        _waiting=nw.coalesce(nw.col("_pending").shift(-1).over("visit_id", order_by=order), nw.lit(0))
+    ).drop("_change", "_sum", "_lowest", "_pending")
 
 
 def _with_class(moves: Frame) -> Frame:
@@ -256,15 +280,19 @@ def _with_class(moves: Frame) -> Frame:
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
-    A11 cancels the visit and every event written before it, A12 the last transfer written before it, A13 the
-    discharge written before it. A visit is an emergency stay from A04 until it is admitted (A01, A06, or an A08 that
-    makes it an inpatient's), then an inpatient stay until A03.
+    A11 cancels the registration or admission written before it and all since (of the first one, the visit), A12 the
+    last transfer written before it, A13 the discharge written before it. A visit is an emergency stay from A04 until it
+    is admitted (A01, A06, or an A08 that makes it an inpatient's), then an inpatient stay until A03.
     """
     order = list(ORDER)
-    events = events.with_columns(_cancelled=_is_cancelled()).filter(~nw.col("_cancelled")).drop("_cancelled")
-    events = _with_written(events)
+    cancelled = checkpoint(_of_cancellations(events).filter(nw.col("_is_cancelled")).select("message_id"))
+    events = _with_written(events.join(cancelled, on="message_id", how="anti"))
     moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08", "A12"]))
-    moves = _with_class(_without_cancelled(moves, "A02", "A12"))
+    is_transfer = nw.col("event_type") == "A02"
+    moves = _with_waiting(moves, "A12", is_transfer).filter(
+        nw.col("event_type") != "A12", ~(is_transfer & (nw.col("_waiting") > 0))
+    )
+    moves = _with_class(moves)
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
