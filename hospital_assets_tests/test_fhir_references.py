@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from hospital_assets.assets.facts.patient_flow import cancelled_visits
 from hospital_assets.contracts.dimensions import NOT_YET_KEY, UNKNOWN_KEY
 from hospital_assets.landing.fhir import json_lines
 from hospital_assets_tests.engines import DUCKDB_SLOW, ENGINES
-from hospital_assets_tests.test_cases import Case, landed
+from hospital_assets_tests.test_cases import Case, collected, landed
 
 AT = {"meta": {"lastUpdated": "2026-05-01T16:00:00-04:00"}}
 PROVIDER = {"coding": [{"code": "hospital"}, {"code": "prov"}]}
@@ -115,6 +116,8 @@ PRESSURES = [
     for code, value in (("8480-6", 120), ("8462-4", 70))
 ]
 
+IN_A_BED = {"class": {"code": "IMP"}}
+MISTAKEN = {"status": "entered-in-error"}
 LANDED = [
     resource("Organization", "h", name="H", type=[PROVIDER], **identified("urn:sites", "7")),
     resource(
@@ -162,6 +165,15 @@ LANDED = [
     encounter("part of part", "09:30", "10:30", partOf={"reference": "Encounter/part"}),
     encounter("bed", "15:00", "18:00", partOf={"reference": "Encounter/part of part"}, **{"class": {"code": "IMP"}}),
     encounter("ward", "18:00", "20:00", partOf={"reference": "Encounter/bed"}, **{"class": {"code": "ACUTE"}}),
+    # Parts that were entered in error, one of them by a later version.
+    encounter("kept", "08:00", "12:00"),
+    encounter("wrong bed", "12:00", "13:00", partOf={"reference": "Encounter/kept"}, **IN_A_BED, **MISTAKEN),
+    encounter("wrong part", "09:00", "10:00", partOf={"reference": "Encounter/kept"}, **MISTAKEN),
+    encounter("undone bed", "13:00", "14:00", partOf={"reference": "Encounter/kept"}, **IN_A_BED),
+    encounter("undone part", "10:00", "11:00", partOf={"reference": "Encounter/kept"}),
+    encounter("wrong stay", "08:00", "12:00", **IN_A_BED, **MISTAKEN),
+    encounter("undone visit", "08:00", "12:00"),
+    encounter("its bed", "12:00", "14:00", partOf={"reference": "Encounter/undone visit"}, **IN_A_BED),
     # Two that are part of each other have no whole.
     encounter("egg", "08:00", "09:00", partOf={"reference": "Encounter/hen"}),
     encounter("hen", "10:00", "11:00", partOf={"reference": "Encounter/egg"}),
@@ -249,6 +261,13 @@ LATER = [
     {**order("v1", "12:00"), **WRITTEN},
     {**encounter("v2", "10:00", "20:00"), **WRITTEN},
     {**encounter("split", "10:00", "11:00"), **WRITTEN},
+    {
+        **encounter("undone bed", "13:00", "14:00", partOf={"reference": "Encounter/kept"}, **IN_A_BED),
+        **MISTAKEN,
+        **WRITTEN,
+    },
+    {**encounter("undone part", "10:00", "11:00", partOf={"reference": "Encounter/kept"}), **MISTAKEN, **WRITTEN},
+    {**encounter("undone visit", "08:00", "12:00"), **MISTAKEN, **WRITTEN},
     {**resource("Practitioner", "dr", name=[{"family": "Meyer"}], **identified("urn:npi", "99")), **WRITTEN},
 ]
 
@@ -322,6 +341,29 @@ def test_an_emergency_encounter_that_is_part_of_another_is_no_visit(case: Case) 
     ]
     of_whole = case.cleaned("vitals").filter(pl.col("heart_rate_bpm").is_between(70, 72))
     assert of_whole["visit_id"].to_list() == ["whole"] * 3
+
+
+def test_a_part_that_was_entered_in_error_leaves_the_visit_as_it_is(case: Case) -> None:
+    assert case.flow("kept") == [("emergency", "01 12:00", "01 16:00", 4.0, False)]
+    assert case.visits()["kept"]["los_minutes"] == 240
+    events = case.named("adt_events")
+    found = events.filter(pl.col("visit_id") == "kept").select("message_id", "rule").sort("message_id").rows()
+    # Of an older version nothing counts, neither.
+    assert found == [
+        ("kept-A03", None),
+        ("kept-A04", None),
+        ("undone bed-A01", "superseded"),
+        ("undone bed-A03", "superseded"),
+        ("undone bed-A11", "part_of_visit"),
+        ("undone part-A03", "superseded"),
+        ("undone part-A04", "superseded"),
+        ("undone part-A11", "part_of_visit"),
+        ("wrong bed-A11", "part_of_visit"),
+        ("wrong part-A11", "part_of_visit"),
+    ]
+    cancelled = collected(cancelled_visits(case.on(case.cleaned("adt_events"))))["visit_id"].to_list()
+    assert {"undone visit", "wrong stay"} <= set(cancelled) and "kept" not in cancelled
+    assert case.flow("undone visit") == case.flow("wrong stay") == []
 
 
 def moves(case: Case, visit: str) -> list[tuple[object, ...]]:

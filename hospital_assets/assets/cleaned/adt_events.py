@@ -60,7 +60,8 @@ EVENT_TIME_UNKNOWN = Rule(
 )
 PART_OF_VISIT = Rule(
     "part_of_visit",
-    "The end of an encounter that is a part of another emergency visit ends nothing: the visit has an end of its own.",
+    "The end of an encounter that is a part of another emergency visit ends nothing: the visit has an end of its own. "
+    "A part that is cancelled, as an admission that was none, does not cancel the visit.",
     "duplicate",
     "FHIR Encounter.partOf",
 )
@@ -128,10 +129,9 @@ def validate_adt_events(raw: Frame, hospitals: Frame, profiles: Profiles) -> Fra
         discharge_disposition=mapped(profiles, "discharge_disposition", domain=DISPOSITIONS),
     )
     # An inpatient encounter that is part of it does end the stay.
-    ends_a_part = (
-        ~identity(profiles, "part_of_visit_id").is_null()
-        & nw.col("event_type").is_in(["A03", "A11"])
-        & nw.coalesce(nw.col("patient_class") == "emergency", nw.lit(False))
+    is_emergency = nw.coalesce(nw.col("patient_class") == "emergency", nw.lit(False))
+    ends_a_part = ~identity(profiles, "part_of_visit_id").is_null() & (
+        (nw.col("event_type") == "A11") | ((nw.col("event_type") == "A03") & is_emergency)
     )
     frame = frame.with_columns(
         rule=first_broken(
@@ -167,7 +167,8 @@ def _of_newest_records(frame: Frame, profiles: Profiles) -> Frame:
     )
     frame = frame.with_columns(
         _record=nw.coalesce(record, nw.col("message_id")),
-        _written=nw.when(nw.col("rule").is_null()).then(nw.col("recorded_at")),
+        # Also a version that only says that a part is cancelled is one.
+        _written=nw.when(nw.col("rule").is_null() | (nw.col("rule") == PART_OF_VISIT.name)).then(nw.col("recorded_at")),
     )
     of_record = [PARTITION_COLUMN, "_record"] if PARTITION_COLUMN in frame.columns else ["_record"]
     is_older = nw.col("_written") < nw.col("_written").max().over(*of_record)
