@@ -927,13 +927,22 @@ def kpi_returns(stored: Stored) -> Expected:
 
 
 def kpi_boarding_daily(stored: Stored) -> Expected:
-    """By the department of the first inpatient segment under the visit's number."""
+    """By the first department of the inpatient stay under the visit's number that is not the emergency department.
+
+    A place that nobody knows is one only from the departure on: who boards may have none.
+    """
     departments = stored.dimension("department")
-    destination = {
-        stay["stay_id"]: departments[stay["segments"][0]["department_key"]]["department_name"]
-        for stay in stored.stays
-        if stay["stay_class"] == "inpatient"
-    }
+    inpatient = {stay["stay_id"]: stay["segments"] for stay in stored.stays if stay["stay_class"] == "inpatient"}
+
+    def destination(visit: Row) -> str:
+        left = visit["departure_at"]
+        for segment in inpatient.get(visit["visit_id"], []):
+            if segment["department_key"] < 0:
+                if left is None or segment["segment_start_at"] >= left:
+                    break
+            elif (name := departments[segment["department_key"]]["department_name"]) != "Emergency":
+                return str(name)
+        return "unknown"
 
     def reason(visit: Row) -> str | None:
         if visit["departure_at"] is None:
@@ -957,7 +966,7 @@ def kpi_boarding_daily(stored: Stored) -> Expected:
     admitted = [v for v in _real(stored.visits) if v["disposition"] == "admitted"]
     return rate(
         admitted,
-        lambda v: (*_day(v), destination.get(v["visit_id"], "unknown")),
+        lambda v: (*_day(v), destination(v)),
         (1, 2),
         reason,
         ("open", "untimed", "no_decision", "negative"),

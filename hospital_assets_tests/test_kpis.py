@@ -24,6 +24,7 @@ from hospital_assets.assets.kpis.crowding import (
     with_presence,
 )
 from hospital_assets.assets.kpis.emergency import (
+    admitted_to,
     boarding,
     critical_waits,
     ecat,
@@ -369,6 +370,52 @@ def test_boarding(on: Engine) -> None:
     assert (out["denominator_count"], out["numerator_count"]) == (2, 1)
     assert out["boarding_sum_minutes"] == 481.0 and out["boarding_median_minutes"] == 240.5
     assert (out["excluded_open_count"], out["excluded_no_decision_count"], out["excluded_negative_count"]) == (1, 1, 1)
+
+
+def test_who_boards_is_admitted_to_where_he_goes(on: Engine) -> None:
+    departments = pl.DataFrame(
+        {"department_key": [-1, 1, 2, 3], "department_name": ["Unknown", "Emergency", "ICU", "Surgery"]}
+    )
+    # Of each visit when it ended, and the segments of its stay.
+    told: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
+        "ICU": ("01-01 12:00", [("emergency", 1, "01-01 10:00"), ("inpatient", 2, "01-01 12:00")]),
+        "Surgery": (
+            "01-01 18:00",
+            [
+                ("emergency", 1, "01-01 10:00"),
+                ("inpatient", 1, "01-01 12:05"),
+                ("inpatient", 1, "01-01 13:00"),
+                ("inpatient", 3, "01-01 18:00"),
+                ("inpatient", 2, "01-02 18:00"),
+            ],
+        ),
+        # An admission that names no place.
+        "from nowhere to ICU": ("01-01 18:00", [("inpatient", -1, "01-01 12:00"), ("inpatient", 2, "01-01 18:00")]),
+        "unknown ward": ("01-01 12:00", [("inpatient", -1, "01-01 12:00"), ("inpatient", 2, "01-03 12:00")]),
+        "still here": ("01-02 18:00", [("emergency", 1, "01-01 10:00"), ("inpatient", 1, "01-01 12:05")]),
+    }
+    segments = pl.DataFrame(
+        [
+            {
+                "stay_id": visit,
+                "stay_class": kind,
+                "department_key": key,
+                "segment_start_at": clock(at),
+                "segment_number": n,
+            }
+            for visit, (_, moves) in told.items()
+            for n, (kind, key, at) in enumerate(moves, 1)
+        ]
+    )
+    ends = pl.DataFrame({"visit_id": list(told), "departure_at": [clock(left) for left, _ in told.values()]})
+    found = collect(admitted_to(on(ends), on(segments), on(departments)))
+    assert dict(found.select("visit_id", "destination_department").iter_rows()) == {
+        "ICU": "ICU",
+        "Surgery": "Surgery",
+        "from nowhere to ICU": "ICU",
+        "unknown ward": "unknown",
+        "still here": "unknown",
+    }
 
 
 def test_seen_on_time_by_every_scale(on: Engine) -> None:

@@ -568,7 +568,9 @@ FIELDS: Mapping[str, Field] = {
     "upper_limit_pct": percent("Upper limit.", nullable=True, le=100),
     # KPIs: the emergency department
     "over_12_hours_count": count(f"Of the denominator: more than {thresholds.TWELVE_HOUR_MINUTES / 60:g} hours."),
-    "destination_department": text("First inpatient department, `unknown`, or `all`."),
+    "destination_department": text(
+        "First inpatient department that is not the emergency department, `unknown`, or `all`."
+    ),
     "boarding_sum_minutes": minutes("Sum."),
     "boarding_median_minutes": minutes("Median.", nullable=True),
     "boarding_max_minutes": minutes("Longest.", nullable=True),

@@ -9,9 +9,11 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.undelivered import lacks
+from hospital_assets.assets.kpis.occupancy import EMERGENCY
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.four_hour import is_within_four_hours
@@ -94,23 +96,41 @@ def kpi_boarding_daily(
     admitted = with_hospital(fact_emergency_visits, dim_hospital).filter(
         nw.col("disposition") == "admitted", ~nw.col("is_cancelled")
     )
-    theirs = fact_patient_flow.join(admitted.select(stay_id="visit_id"), on="stay_id", how="semi")
-    first = theirs.filter(nw.col("stay_class") == "inpatient").with_columns(
-        _number=nw.col("segment_number").cum_count().over("stay_id", order_by=["segment_start_at", "segment_number"])
-    )
-    destinations = (
-        first.filter(nw.col("_number") == 1)
-        .join(
-            dim_department.select("department_key", destination_department=nw.col("department_name")),
-            on="department_key",
-            how="left",
+    visits = admitted_to(admitted, fact_patient_flow, dim_department)
+    return boarding(visits).select(CONTRACTS["kpi_boarding_daily"].column_names)
+
+
+def admitted_to(visits: Frame, segments: Frame, departments: Frame) -> Frame:
+    """Add `destination_department`: the first one of the inpatient stay that is not the emergency department.
+
+    An unknown place where a patient was before leaving is no destination: who boards may be admitted without a place.
+
+    Args:
+        visits: admitted visits, with `departure_at`.
+        segments: as in fact_patient_flow.
+    """
+    left = visits.select("departure_at", stay_id="visit_id")
+    is_known = nw.col("department_key") != UNKNOWN_KEY
+    wards = (
+        segments.filter(nw.col("stay_class") == "inpatient")
+        .select("stay_id", "segment_start_at", "segment_number", "department_key")
+        .join(left, on="stay_id", how="inner")
+        .join(departments.select("department_key", "department_name"), on="department_key", how="left")
+        .filter(
+            nw.col("department_name") != EMERGENCY,
+            is_known | nw.coalesce(nw.col("segment_start_at") >= nw.col("departure_at"), nw.lit(True)),
         )
-        .select(nw.col("stay_id").alias("visit_id"), "destination_department")
+        .with_columns(
+            _number=nw.col("segment_number")
+            .cum_count()
+            .over("stay_id", order_by=["segment_start_at", "segment_number"])
+        )
+        .filter(nw.col("_number") == 1)
+        .select(visit_id="stay_id", destination_department=nw.when(is_known).then(nw.col("department_name")))
     )
-    visits = admitted.join(destinations, on="visit_id", how="left").with_columns(
+    return visits.join(wards, on="visit_id", how="left").with_columns(
         destination_department=nw.coalesce(nw.col("destination_department"), nw.lit("unknown"))
     )
-    return boarding(visits).select(CONTRACTS["kpi_boarding_daily"].column_names)
 
 
 def boarding(visits: Frame) -> Frame:
