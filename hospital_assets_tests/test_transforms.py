@@ -51,6 +51,7 @@ from hospital_assets.warehouse.dialect import (
 )
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.engines import ENGINES, Engine
+from hospital_assets_tests.oracle import Oracle
 
 
 def collect(frame: Frame) -> pl.DataFrame:
@@ -736,6 +737,15 @@ NOT_ADMITTED = [*ADMITTED, ("A11", "01 12:00", "01 12:30")]
         ([("A02", "01 09:00", "01 09:00"), ADMITTED[0], ("A11", "01 10:30", "01 10:30")], set()),
         # A cancellation without anything to cancel.
         ([("A11", "01 09:00", "01 09:00"), ADMITTED[0]], {("emergency", "01 10:00")}),
+        (
+            [
+                ("A11", "01 09:00", "01 09:00"),
+                ("A06", "01 09:30", "01 09:30"),
+                ADMITTED[0],
+                ("A11", "01 10:30", "01 10:30"),
+            ],
+            set(),
+        ),
     ],
 )
 def test_a_cancellation_is_of_the_last_registration_or_admission(
@@ -745,6 +755,26 @@ def test_a_cancellation_is_of_the_last_registration_or_admission(
     found = collect(folded(rows)).select("stay_class", pl.col("stay_start_at").dt.strftime("%d %H:%M"))
     assert set(found.rows()) == stays
     assert collect(cancelled_visits(rows)).height == (0 if stays else 1)
+
+
+def test_any_messages_make_the_stays_that_the_oracle_reads_in_them(on: Engine) -> None:
+    rng = random.Random(11)
+    kinds = ["A01", "A02", "A03", "A04"] * 2 + ["A06", "A07", "A11", "A11", "A12", "A13"]
+    visits = []
+    for visit in range(150):
+        hours = [(rng.choice(kinds), rng.randint(0, 20), rng.randint(0, 3)) for _ in range(rng.randint(1, 9))]
+        told = [(kind, f"01 {hour:02}:00", f"01 {hour + later:02}:{visit % 60:02}") for kind, hour, later in hours]
+        name = pl.lit(f"V{visit}-")
+        visits.append(said(told).with_columns(visit_id=name, message_id=name + pl.col("message_id")))
+    rows = pl.concat(visits)
+    others = ("departments", "doctors", "doctor_shifts", "er_visits", "diagnoses")
+    oracle = Oracle({f"cleaned_{name}": [] for name in others} | {"cleaned_adt_events": rows.to_dicts()})
+    segments = collect(folded(on(rows))).with_columns(_place=pl.col("department_name").fill_null("Unknown"))
+    found = {
+        (*key, *of_stay.sort("segment_number").select("_place", "segment_start_at", "segment_end_at").iter_rows())
+        for key, of_stay in segments.group_by("stay_id", "stay_class")
+    }
+    assert found == {(stay["stay_id"], stay["stay_class"], *stay["segments"]) for stay in oracle.stays}
 
 
 @settings(max_examples=60, deadline=None)

@@ -95,7 +95,6 @@ def cancelled_visits(events: Frame) -> Frame:
     """Visits (`visit_id`) whose registration was cancelled (A11) and not made again since."""
     return (
         _of_cancellations(events.filter(nw.col("event_type").is_in([*REGISTRATIONS, "A11"])))
-        .with_columns(_stands=(~nw.col("_is_cancelled")).cast(nw.Int64))
         .group_by("visit_id")
         .agg(nw.col("_stands").sum())
         .filter(nw.col("_stands") == 0)
@@ -120,9 +119,16 @@ def _of_cancellations(events: Frame) -> Frame:
         _registered=nw.col("_registered").fill_null(strategy="forward").over("visit_id", order_by=order)
     )
     frame = frame.with_columns(_before=nw.col("_registered").shift(1).over("visit_id", order_by=order))
-    # The first one is cancelled with all of the visit, also what is before it. One that is repeated is still the same.
-    frame = _with_waiting(frame, "A11", is_registration & (nw.col("_before") != event))
-    return frame.with_columns(_is_cancelled=(event == "A11") | (nw.col("_waiting") > 0))
+    # One that is repeated is still the same.
+    is_new = nw.coalesce(nw.col("_before") != event, nw.lit(True))
+    frame = _with_waiting(frame, "A11", is_registration & is_new).with_columns(
+        _stands=(is_registration & (nw.col("_waiting") == 0)).cast(nw.Int64)
+    )
+    # Where none is left standing, the visit was cancelled with all that had been written of it.
+    frame = frame.with_columns(_is_whole=nw.col("_stands").cum_sum().over("visit_id", order_by=order) == 0)
+    cancelled_at = nw.when((event == "A11") & nw.col("_is_whole")).then(nw.col("_written_at")).max().over("visit_id")
+    is_of_whole = nw.col("_is_whole") & nw.coalesce(nw.col("_written_at") <= cancelled_at, nw.lit(False))
+    return frame.with_columns(_is_cancelled=(event == "A11") | (nw.col("_waiting") > 0) | is_of_whole)
 
 
 def visit_ends(events: Frame) -> Frame:
