@@ -172,6 +172,39 @@ def test_the_same_content_is_loaded_once_whatever_its_name(zone: LandingZone) ->
     assert entry(zone.discover(ledger), "native/vitals/b.json")["state"] == "ready"
 
 
+def test_only_a_file_of_the_same_source_that_is_loaded_makes_another_a_copy(zone: LandingZone) -> None:
+    def landed(name: str, content: str) -> str:
+        path = zone.landing / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return name
+
+    # In a folder without a profile, of another source, called as another subject: it was never loaded from there.
+    landed("typo/vitals/file.json", TEXT)
+    landed("native/er_visits/hospitals.csv", HOSPITALS)
+    other = landed("hl7v2-adt/hospitals/hospitals.csv", HOSPITALS)
+    first = zone.discover()
+    assert entry(first, "typo/vitals/file.json")["state"] == "unrecognised"
+    assert entry(first, "native/er_visits/hospitals.csv")["state"] == "missing_column"
+    assert {entry(first, name)["state"] for name in ("native/hospitals/hospitals.csv", other)} == {"ready"}
+    late = landed("native/vitals/late.json", TEXT)
+    again = zone.discover(first)
+    assert entry(again, late)["state"] == "ready"
+    # What an older version took for copies of them.
+    was = pl.col("source_file").is_in([late, other])
+    wrong = again.with_columns(state=pl.when(was).then(pl.lit("duplicate")).otherwise("state"))
+    healed = zone.discover(wrong)
+    assert {entry(healed, name)["state"] for name in (late, other)} == {"ready"}
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 100, b"no record\n" * 3], ids=["as a whole", "line by line"])
+def test_copies_of_what_cannot_be_read_cannot_be_read_either(zone: LandingZone, content: bytes) -> None:
+    names = {f"native/vitals/{vitals_file(zone, content, f'{n}.json').name}" for n in range(4)}
+    ledger = zone.discover()
+    assert {entry(ledger, name)["state"] for name in names} == {"unreadable"}
+    assert zone.discover(ledger).equals(ledger)
+
+
 def test_a_file_set_aside_is_left_out_until_it_is_let_in(zone: LandingZone) -> None:
     vitals_file(zone, TEXT.encode())
     ledger = zone.discover()

@@ -75,6 +75,10 @@ _LEDGER = CONTRACTS["raw_landed_files"]
 _AS_IT_WAS = ("source_file", "file_bytes", "file_modified_ns")
 #: Instead of an encoding: nobody has looked into the file.
 _NOT_OPENED = "not opened"
+#: States of a file whose records are loaded, or will be: only then another one of the same content is a copy of it.
+_HOLDS_RECORDS = ("ready", "companion", "empty", *HELD_BACK)
+#: Of two files that are one: the same content of another source is read otherwise, and counts there.
+_SAME = ("source_profile", "file_sha256")
 #: For each of these many bytes, the files that are read together have the time of one file again.
 _BYTES_IN_A_TURN = 1_000_000_000
 _COUNTS = {"source_file": pl.String, "_day": pl.Date, "row_count": pl.Int64, "unreadable_count": pl.Int64}
@@ -174,16 +178,16 @@ class LandingZone:
             unchanged = pl.concat([unchanged, touched])
             again = found.join(_completed(unchanged, found, profiles), on="source_file", how="inner")
             unchanged = unchanged.join(again, on="source_file", how="anti")
-            hashed = pl.concat([hashed.join(touched, on="source_file", how="anti"), again.select(hashed.columns)])
-            originals = _originals(unchanged, hashed, profiles)
+            # What is known longest comes first: others are copies of it.
+            hashed = pl.concat([again.select(hashed.columns), hashed.join(touched, on="source_file", how="anti")])
+            originals = _originals(unchanged)
             with Worker(self.limits) as worker:
-                entries = hashed.rows(named=True)
-                examined = pool.map(lambda row: self._examined(row, originals, held_back, profiles, worker), entries)
-                rows = _as_first_seen([row for rows in examined for row in rows], known)
+                examine = partial(self._alike, originals=originals, held_back=held_back, worker=worker)
+                rows = _as_first_seen([row for rows in pool.map(examine, _by_content(hashed)) for row in rows], known)
         ledger = pl.concat([unchanged, pl.DataFrame(rows, schema=_LEDGER.polars_schema)], how="vertical")
         if rows:
             is_fresh = pl.col("source_file").is_in(hashed["source_file"].implode())
-            ledger = self._dated_anew(self._counted(ledger, is_fresh), is_fresh)
+            ledger = self._dated_anew(_without_false_copies(self._counted(ledger, is_fresh)), is_fresh)
         return ledger.sort("source_file", "subject")
 
     def read(self, subject: str, ledger: pl.DataFrame, period: Period | None = None) -> Frame:
@@ -401,15 +405,36 @@ class LandingZone:
         not_opened = hashlib.sha256(f"{_NOT_OPENED}|{name}|{obstacle}".encode()).hexdigest()
         return {**entry, "obstacle": obstacle, "file_sha256": not_opened}
 
-    def _examined(
+    def _alike(
         self,
-        entry: Mapping[str, object],
-        originals: Mapping[str, str],
+        entries: Sequence[Mapping[str, Any]],
+        originals: Mapping[tuple[str, str], str],
         held_back: Mapping[str, str],
-        profiles: Profiles,
         worker: Worker,
     ) -> list[dict[str, object]]:
-        """Ledger rows of a file: one for each subject it feeds; counts come later."""
+        """Ledger rows of files of one source that hold the same: the first whose records can be loaded is no copy.
+
+        Args:
+            originals: the files that are loaded already, by source and content.
+        """
+        rows: list[dict[str, object]] = []
+        original = originals.get(_source_and_content(entries[0]))
+        for entry in entries:
+            found = self._examined(entry, original, held_back, worker)
+            if original is None and any(row["state"] in _HOLDS_RECORDS for row in found):
+                original = str(entry["source_file"])
+            rows += found
+        return rows
+
+    def _examined(
+        self, entry: Mapping[str, object], original: str | None, held_back: Mapping[str, str], worker: Worker
+    ) -> list[dict[str, object]]:
+        """Ledger rows of a file: one for each subject it feeds; counts come later.
+
+        Args:
+            original: the file that is loaded for its content; None where none is.
+        """
+        profiles = self.profiles
         source_file = str(entry["source_file"])
         path = self.landing / source_file
         folder = source_file.partition("/")[0]
@@ -453,8 +478,7 @@ class LandingZone:
             return [
                 {**row, "subject": feed.subject, "state": "empty", "problem": "the file is empty"} for feed in feeds
             ]
-        original = originals[str(row["file_sha256"])]
-        if original != source_file:
+        if original is not None:
             problem = f"same content as {original}, which is loaded; not loaded again"
             return [{**row, "subject": feed.subject, "state": "duplicate", "problem": problem} for feed in feeds]
         if state := held_back.get(str(row["file_sha256"])):
@@ -902,13 +926,48 @@ def _concerns(source_file: str, subjects: Collection[str], profiles: Mapping[str
     return bool(fed & {*subjects, *dating}) or any(_inside(source_file).match(pattern) for pattern in looked_up)
 
 
-def _originals(unchanged: pl.DataFrame, fresh: pl.DataFrame, profiles: Mapping[str, Profile]) -> dict[str, str]:
-    """Content hash -> the file that is loaded for it: the one known longest, else first by name."""
-    originals = dict(unchanged.filter(pl.col("state") != "duplicate").select("file_sha256", "source_file").iter_rows())
-    for source_file, digest in fresh.select("source_file", "file_sha256").iter_rows():
-        if _fed_by(source_file, profiles):
-            originals.setdefault(digest, source_file)
-    return originals
+def _source_and_content(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return entry["source_file"].partition("/")[0], entry["file_sha256"]
+
+
+def _by_content(hashed: pl.DataFrame) -> list[list[dict[str, Any]]]:
+    """Files, by source and content."""
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in hashed.iter_rows(named=True):
+        alike.setdefault(_source_and_content(entry), []).append(entry)
+    return list(alike.values())
+
+
+def _holds_records() -> pl.Expr:
+    return pl.col("state").is_in(list(_HOLDS_RECORDS))
+
+
+def _originals(unchanged: pl.DataFrame) -> dict[tuple[str, str], str]:
+    """Source and content hash -> the file that is loaded for it."""
+    held = unchanged.filter(_holds_records()).select(*_SAME, "source_file")
+    return {(source, digest): name for source, digest, name in held.iter_rows()}
+
+
+def _without_false_copies(ledger: pl.DataFrame) -> pl.DataFrame:
+    """The ledger with what could not be read, as its counting showed, in the place of copies of it."""
+    is_false = (pl.col("state") == "duplicate") & ~_holds_records().any().over(_SAME)
+    ledger = ledger.with_columns(_is_false=is_false)
+    if not ledger["_is_false"].any():
+        return ledger.drop("_is_false")
+    unread = ledger.filter(pl.col("state") == "unreadable").unique([*_SAME, "subject"], maintain_order=True)
+    unread = unread.select(*_SAME, "subject", _state="state", _problem="problem")
+    found = ledger.join(unread, on=[*_SAME, "subject"], how="left").with_columns(
+        _is_found=(pl.col("_is_false") & pl.col("_state").is_not_null()).any().over("source_file")
+    )
+    # Subjects that take nothing of it are left out, as of the file that was read; of others the next look tells.
+    return (
+        found.filter(~pl.col("_is_found") | pl.col("_state").is_not_null())
+        .with_columns(
+            state=pl.when("_is_false").then(pl.coalesce("_state", "state")).otherwise("state"),
+            problem=pl.when("_is_false").then(pl.coalesce("_problem", "problem")).otherwise("problem"),
+        )
+        .select(_LEDGER.column_names)
+    )
 
 
 def _unchanged(
@@ -934,15 +993,14 @@ def _unchanged(
     versions = {name: _version(profile, zone) for name, profile in zone.profiles.items()}
     version = pl.col("source_profile").replace_strict(versions, default=None, return_dtype=pl.String)
     still = still.filter(pl.col("profile_sha256").eq_missing(version))
-    # A copy whose original is gone is not a copy any more.
-    originals = still.filter(pl.col("state") != "duplicate")["file_sha256"]
-    has_original = pl.col("file_sha256").is_in(originals.implode())
+    # A copy whose original is gone, or was not loaded, is not a copy any more.
+    still = still.with_columns(_is_copy=(pl.col("state") == "duplicate") & _holds_records().any().over(_SAME))
     wanted = pl.col("file_sha256").replace_strict(dict(held_back), default=None, return_dtype=pl.String)
     is_held_back = pl.when(pl.col("state").is_in(list(HELD_BACK))).then("state")
-    is_original = (pl.col("state") != "duplicate") | has_original
+    is_sound = (pl.col("state") != "duplicate") | pl.col("_is_copy")
     is_let = wanted.eq_missing(is_held_back) | ~pl.col("state").is_in(["ready", "companion", *HELD_BACK])
     # A file that is looked at anew is so for all that it feeds.
-    return still.filter((is_original & is_let).all().over("source_file"))
+    return still.filter((is_sound & is_let).all().over("source_file")).drop("_is_copy")
 
 
 def _as_first_seen(rows: Sequence[dict[str, object]], known: pl.DataFrame | None) -> list[dict[str, object]]:
