@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -528,6 +529,36 @@ def test_limits_of_an_archive_are_those_of_a_file(tmp_path: Path) -> None:
     shelf = Shelf(files={"a.zip": zipped({"a.csv": rng.randbytes(600_000), "b.csv": bytes(600_000)}), "b.csv": HEAD})
     done = brought(settings, shelf)
     assert done.brought == 1 and "most_file_megabytes" in done.refused["a.zip"]
+    # It is not read again for nothing.
+    later = NOW + timedelta(hours=1)
+    assert pull(settings, profile_at(), lambda: later, lambda _: None, remote=shelf) == Pulled()
+    raised = replace(settings, limits=FileLimits(megabytes=2))
+    later += timedelta(hours=1)
+    assert pull(raised, profile_at(), lambda: later, lambda _: None, remote=shelf).brought == 2
+
+
+def test_a_refused_archive_is_looked_at_once_more_where_everything_is_asked_for(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"march.zip": SOUND})
+    there = settings.landing / "there" / "march.zip" / "a.csv" / "x"
+    there.mkdir(parents=True)
+    for _ in range(2):
+        assert list(brought(settings, shelf).refused) == ["march.zip"]
+    there.rmdir()
+    there.parent.rmdir()
+    assert brought(settings, shelf).brought == 2
+
+
+def full_disk(*_: object) -> Contents:
+    raise OSError(errno.ENOSPC, "No space left on device", "march of Erika Mustermann.csv")
+
+
+def test_a_full_disk_is_no_fault_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"march.zip": SOUND})
+    with monkeypatch.context() as patched:
+        patched.setattr("hospital_assets.sources.archives.unpack", full_disk)
+        done = brought(settings, shelf)
+    assert done.failed == {"march.zip": "No space left on device"} and not done.refused
+    assert brought(settings, shelf).brought == 2
 
 
 def test_the_newest_archive_of_a_bucket_is_found_without_listing_all(tmp_path: Path) -> None:

@@ -366,6 +366,18 @@ def test_what_no_subject_reads_and_what_is_too_large_stays_where_it_is(tmp_path:
     done = brought(settings, shelf)
     assert (done.brought, done.other, list(done.refused)) == (1, 3, ["big.csv"]) and set(landed(settings)) == {"ok.csv"}
     assert "most_file_megabytes" in done.refused["big.csv"]
+    # Once the limit is raised it comes, when everything is listed the next time.
+    assert brought(replace(settings, limits=FileLimits(megabytes=2)), shelf, NOW + timedelta(hours=1)).brought == 1
+
+
+def test_what_stood_in_the_way_of_a_file_keeps_it_away_no_longer_than_it_stands_there(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"a.csv": b"id\n1\n"}, is_atomic=False, is_ordered=False)
+    place = settings.landing / "there" / "a.csv"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    assert set(brought(settings, shelf).refused) == {"a.csv"} and not brought(settings, shelf).refused
+    place.unlink()
+    assert brought(settings, shelf).brought == 1 and landed(settings) == shelf.files
 
 
 def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:

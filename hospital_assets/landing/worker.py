@@ -60,6 +60,7 @@ class Worker:
 
         Raises:
             UnreadableError: it raised an error, took too long or too much memory, or the process died of it.
+            OSError: what the system said to it, as of a full disk; no fault of what it reads.
         """
         with self._lock:
             process = self._process or self._start()
@@ -77,7 +78,7 @@ class Worker:
                     f"its reader died of it (exit code {process.returncode}); check what was delivered"
                 ) from None
         if not is_result:
-            raise UnreadableError(value)
+            raise UnreadableError(value) if isinstance(value, str) else OSError(*value)
         return value  # type: ignore[no-any-return]
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -142,10 +143,15 @@ def _serve() -> None:
         answers.flush()
         while True:
             function, arguments = _receive(asked)
+            answer: tuple[bool, object]
             try:
                 answer = (True, function(*arguments))
             except FAILURES as error:
-                answer = (False, why_unreadable(error))
+                # What the system says has a number; the name of a file is none of what is told.
+                if isinstance(error, OSError) and error.errno is not None:
+                    answer = (False, (error.errno, error.strerror))
+                else:
+                    answer = (False, why_unreadable(error))
             _send(answers, answer)
 
 

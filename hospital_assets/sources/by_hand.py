@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hospital_assets.files import locked, replacing, room_beside
 from hospital_assets.landing.archives import is_archive_name
-from hospital_assets.landing.content import UnreadableError
+from hospital_assets.landing.content import UnreadableError, why_unreadable
 from hospital_assets.landing.profile import Profile
 from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
@@ -78,8 +78,8 @@ def _unpack(
                     landed = land_archive(
                         settings, profile, memory, worker, inside, path, room / "files", at, is_by_hand=True
                     )
-            except UnreadableError as error:
-                imported.refused[inside] = str(error)
+            except (OSError, UnreadableError) as error:
+                imported.refused[inside] = why_unreadable(error)
                 continue
             imported.used += [f"{inside}/{name}" for name in sorted([*landed.new, *landed.changed, *landed.same])]
             imported.removed += [f"{inside}/{name}" for name in landed.removed]

@@ -22,7 +22,7 @@ _SCHEMA = """
 create table if not exists entries (
     source text not null, key text not null, version text not null, size integer not null,
     state text not null check (state in ('seen', 'brought', 'refused')), reason text not null default '',
-    sha256 text, changed_at text not null, primary key (source, key));
+    sha256 text, changed_at text not null, limits text not null default '', primary key (source, key));
 create table if not exists looks (
     source text primary key, tried_at text not null, succeeded_at text, listed_all_at text, brought_at text,
     reason text not null default '');
@@ -47,7 +47,7 @@ class Pulled:
         removed: files that went: a changed archive does not hold them any more, or the last of their rows was deleted.
         deleted: rows that were not in their database any more.
         failed: key -> why it could not be brought; it is tried again.
-        refused: key -> why it never will be as it is.
+        refused: key -> why it never will be as it is, and within these limits.
         reason: why the source could not be looked at to the end.
         note: what else is to be known of it.
     """
@@ -114,8 +114,9 @@ class Memory:
         self._connection.execute("pragma journal_mode = wal")
         self._connection.execute("pragma synchronous = full")
         self._connection.executescript(_SCHEMA)
-        with contextlib.suppress(sqlite3.OperationalError):  # a file of this version has the column
-            self._connection.execute("alter table looks add column complete_at text")
+        for table, column in (("looks", "complete_at text"), ("entries", "limits text not null default ''")):
+            with contextlib.suppress(sqlite3.OperationalError):  # a file of this version has the column
+                self._connection.execute(f"alter table {table} add column {column}")
 
     def close(self) -> None:
         """Let go of the file."""
@@ -129,11 +130,18 @@ class Memory:
         )
         return {key: (version, state) for key, version, state in rows}
 
-    def note(self, source: str, entry: Entry, state: str, at: datetime, reason: str = "", sha256: str = "") -> None:
-        """An entry's version is now in a state."""
+    def note(
+        self, source: str, entry: Entry, state: str, at: datetime, reason: str = "", sha256: str = "", limits: str = ""
+    ) -> None:
+        """An entry's version is now in a state.
+
+        Args:
+            limits: within which it was read and refused; empty where it was not read.
+        """
         self._connection.execute(
-            "insert or replace into entries values (?, ?, ?, ?, ?, ?, ?, ?)",
-            [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat()],
+            "insert or replace into entries (source, key, version, size, state, reason, sha256, changed_at, limits) "
+            "values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [source, entry.key, entry.version, entry.size, state, reason, sha256, at.isoformat(), limits],
         )
 
     def at_once(self) -> contextlib.AbstractContextManager[None]:
@@ -210,6 +218,11 @@ class Memory:
         """The entries that never will be brought as they are, and why."""
         asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
         return self._connection.execute(asked, [source]).fetchall()
+
+    def refusals(self, source: str) -> dict[str, tuple[str, str]]:
+        """The key of each refused entry -> why, and within which limits it was read (empty: it was not)."""
+        asked = "select key, reason, limits from entries where source = ? and state = 'refused'"
+        return {key: (reason, limits) for key, reason, limits in self._connection.execute(asked, [source])}
 
     def left(self, source: str) -> list[tuple[str, str, str]]:
         """Files of archives that did not land: the archive's key, the path in it, and why."""

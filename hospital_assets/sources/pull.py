@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def pull(
     Args:
         sleep: waits for some seconds, where files may still be written.
         until: whether to stop before the next file; the next look goes on.
-        lists_all: list everything, or look for deleted rows, also where it was within the hour.
+        lists_all: list everything, or look for deleted rows, also where it was within the hour; what was refused is
+            looked at once more.
     """
     source = profile.source
     if source is None:
@@ -71,7 +73,8 @@ def pull(
                     look = _Look(settings, profile, there, memory, worker, pulled, clock, until)
                     is_all |= not there.is_ordered
                     # One that was killed may have seen a file only just now.
-                    look.over(memory.known(profile.name, clock() - timedelta(seconds=SETTLE_SECONDS)), is_all=is_all)
+                    known = memory.known(profile.name, clock() - timedelta(seconds=SETTLE_SECONDS))
+                    look.over(known, is_all=is_all, is_anew=lists_all)
                     if pulled.waiting and not until():
                         sleep(SETTLE_SECONDS)
                         look.over(memory.known(profile.name), is_all=is_all)
@@ -101,10 +104,14 @@ class _Look:
     until: Callable[[], bool]
     seen: list[Entry] = field(default_factory=list)
 
-    def over(self, known: dict[str, tuple[str, str]], *, is_all: bool) -> None:
-        """Go over what is listed: everything, or what comes after what is known."""
+    def over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool = False) -> None:
+        """Go over what is listed: everything, or what comes after what is known.
+
+        Args:
+            is_anew: try all that was refused once more.
+        """
         try:
-            self._over(known, is_all=is_all)
+            self._over(known, is_all=is_all, is_anew=is_anew)
         finally:
             # At once: a commit for each would cost most of a look. Who is killed before has not seen them.
             with self.memory.at_once():
@@ -112,7 +119,7 @@ class _Look:
                     self.memory.note(self.profile.name, entry, "seen", self.clock())
             self.seen.clear()
 
-    def _over(self, known: dict[str, tuple[str, str]], *, is_all: bool) -> None:
+    def _over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool) -> None:
         self.pulled.waiting = self.pulled.other = 0
         # Those that are not here: what is not there any more, neither waits nor has to be renamed.
         gone = {key for key, (_, state) in known.items() if state != "brought"} if is_all else set()
@@ -120,15 +127,32 @@ class _Look:
         for archive, name, _ in self.memory.left(self.profile.name):
             if not why_left(name, self.profile, archive):
                 known.pop(archive, None)
+        refused = self.memory.refusals(self.profile.name)
         for prefix, after in [("", "")] if is_all else _ends(self.profile, known):
             for entry in self.there.entries(prefix, after):
                 if self.until():
                     return
                 gone.discard(entry.key)
-                if known.get(entry.key) not in ((entry.version, "brought"), (entry.version, "refused")):
+                if known.get(entry.key) == (entry.version, "refused"):
+                    # Two patterns may list it, and once is enough.
+                    is_known = entry.key not in refused or not (is_anew or self._may_come(entry, *refused[entry.key]))
+                    refused.pop(entry.key, None)
+                else:
+                    is_known = known.get(entry.key) == (entry.version, "brought")
+                if not is_known:
                     known[entry.key] = (entry.version, self._found(entry, known.get(entry.key)))
         for key in gone:
             self.memory.forget(self.profile.name, key)
+
+    def _may_come(self, entry: Entry, reason: str, limits: str) -> bool:
+        """Whether an entry that was refused may be brought by now, or is refused for something else.
+
+        Args:
+            limits: within which it was read; empty where it was not.
+        """
+        if limits:
+            return limits != _limits(self.settings)
+        return _obstacle(entry, self.settings, self.profile.name) != reason
 
     def _found(self, entry: Entry, known: tuple[str, str] | None) -> str:
         """The state of an entry that is new or has changed."""
@@ -160,7 +184,8 @@ class _Look:
             pulled.waiting += 1
             return "changing"
         except UnreadableError as error:
-            self.memory.note(name, entry, "refused", self.clock(), str(error))
+            limits = _limits(self.settings)
+            self.memory.note(name, entry, "refused", self.clock(), str(error), limits=limits)
             pulled.refused[entry.key] = str(error)
             return "refused"
         except (RemoteError, OSError) as error:
@@ -216,6 +241,11 @@ def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
     if entry.size > settings.limits.megabytes * 1_000_000:
         return over_limit(settings.limits)
     return in_the_way(settings.landing / profile_name, entry.key)
+
+
+def _limits(settings: Settings) -> str:
+    """The limits of files, as they are noted."""
+    return json.dumps(asdict(settings.limits))
 
 
 def _copied(there: Remote, entry: Entry, path: Path) -> str:
