@@ -21,6 +21,7 @@ from types import SimpleNamespace
 import pytest
 
 from hospital_assets.cli import main
+from hospital_assets.landing.listing import shown
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
@@ -28,7 +29,16 @@ from hospital_assets.settings import FileLimits, Settings
 from hospital_assets.sources import memory, remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
-from hospital_assets.sources.remote import SFTP_HOSTS, SFTP_KEY, ChangedError, Entry, Remote, RemoteError, open_remote
+from hospital_assets.sources.remote import (
+    SFTP_HOSTS,
+    SFTP_KEY,
+    ChangedError,
+    Entry,
+    Remote,
+    RemoteError,
+    UnlistedError,
+    open_remote,
+)
 from hospital_assets_tests.buckets import azure_server, google_server
 from hospital_assets_tests.processes import QUIET, hospital, started
 from hospital_assets_tests.s3 import s3_server
@@ -179,9 +189,46 @@ def test_a_folder_that_cannot_be_read_stops_no_other(tmp_path: Path, monkeypatch
     assert pull(settings, profile, lambda: NOW + timedelta(minutes=2), lambda _: None).succeeded
 
 
+def test_a_name_that_is_not_utf_8_stops_no_other(tmp_path: Path) -> None:
+    folder, settings = tmp_path / "there", Settings(tmp_path / "data")
+    folder.mkdir()
+    odd = Path(os.fsdecode(bytes(folder / "b") + b"\xe9.csv"))
+    for path in (folder / "a.csv", odd, folder / "c.csv"):
+        path.write_text("id\n1\n")
+
+    def look() -> Pulled:
+        return pull(settings, profile_at(folder.as_uri()), lambda: NOW, lambda _: None)
+
+    done = look()
+    assert (done.brought, done.reason, list(done.refused)) == (2, "", ["b\\xe9.csv"])
+    assert set(landed(settings)) == {"a.csv", "c.csv"} and look() == Pulled()
+    with open_memory(settings) as memory:
+        assert [key for key, _ in memory.refused("there")] == ["b\\xe9.csv"]
+    odd.unlink()
+    look()
+    with open_memory(settings) as memory:
+        assert not memory.refused("there")
+
+
+def test_what_cannot_be_listed_stops_nothing_beside_it(tmp_path: Path) -> None:
+    class Broken(Shelf):
+        def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
+            yield from (entry for entry in super().entries(prefix, after) if prefix)
+            if not prefix:
+                raise UnlistedError("a name in it is none")
+
+    settings = Settings(tmp_path)
+    shelf = Broken(files={"hospitals/b.csv": b"id\n1\n", "a.csv": b"id\n2\n"})
+    for count in (1, 0):
+        done = brought(settings, shelf)
+        assert (done.brought, done.reason) == (count, "a name in it is none") and set(landed(settings)) == {
+            "hospitals/b.csv"
+        }
+
+
 def test_a_folder_of_a_server_that_is_not_given_or_has_gone_stops_no_other() -> None:
     pytest.importorskip("paramiko", reason="paramiko is not installed (extra sftp)")
-    tree: dict[str, list[str] | OSError] = {
+    tree: dict[str, list[str] | OSError | UnicodeError] = {
         "/x/": ["a/", "b/", "c/", "d.csv"],
         "/x/a/": ["e.csv"],
         "/x/b/": PermissionError(13, "Permission denied"),
@@ -190,7 +237,7 @@ def test_a_folder_of_a_server_that_is_not_given_or_has_gone_stops_no_other() -> 
 
     class Client:
         def listdir_attr(self, path: str) -> list[SimpleNamespace]:
-            if isinstance(found := tree[path], OSError):
+            if isinstance(found := tree[path], Exception):
                 raise found
             modes = {True: stat.S_IFDIR, False: stat.S_IFREG}
             return [
@@ -202,6 +249,11 @@ def test_a_folder_of_a_server_that_is_not_given_or_has_gone_stops_no_other() -> 
     with pytest.raises(RemoteError, match="does not give it"):
         listed.extend(entry.key for entry in remote._Sftp(Client(), "/x").entries())
     assert sorted(listed) == ["a/e.csv", "d.csv"]
+    tree["/x/b/"] = UnicodeDecodeError("utf-8", b"Jos\xe9.csv", 3, 4, "invalid continuation byte")
+    listed.clear()
+    with pytest.raises(RemoteError, match="not UTF-8") as error:
+        listed.extend(entry.key for entry in remote._Sftp(Client(), "/x").entries())
+    assert sorted(listed) == ["a/e.csv", "d.csv"] and "Jos" not in str(error.value)
     tree["/x/b/"] = []
     assert [entry.key for entry in remote._Sftp(Client(), "/x").entries()] == ["d.csv", "a/e.csv"]
     tree["/x/"] = FileNotFoundError(2, "No such file")
@@ -344,7 +396,7 @@ def test_no_name_leads_out_of_the_landing_folder(tmp_path: Path, key: str) -> No
     of_all = narrow.subjects["hospitals"].model_copy(update={"files": ("**",)})
     wide = narrow.model_copy(update={"subjects": {"hospitals": of_all}})
     done = pull(settings, wide, lambda: NOW, lambda _: None, remote=shelf)
-    assert set(done.refused) == {key} and done.brought == 1 and done.succeeded
+    assert set(done.refused) == {shown(key)} and done.brought == 1 and done.succeeded
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} >= {"good.csv"} and not list(outside.iterdir())
     assert not [p for p in tmp_path.rglob("*out.csv") if p.is_file()]
     # It is told once, and shown for as long as it is there.
@@ -598,6 +650,29 @@ def test_a_bucket_is_brought(
     assert "planted-" not in caplog.text
     elsewhere = pull(settings, profile_at(address.replace("bucket", "elsewhere")), lambda: NOW, lambda _: None)
     assert elsewhere.reason and "planted-" not in elsewhere.reason and not elsewhere.succeeded
+
+
+@pytest.mark.slow
+def test_keys_that_are_no_paths_stop_nothing_beside_them(
+    bucket: Callable[[str, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    settings, client = Settings(tmp_path), boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for key in ("a.csv", "hospitals/b.csv", "z/c.csv"):
+        bucket(key, b"id\n1\n")
+    for key in ("in/folder//", "in/m//b.csv", "in/n/o/./x.csv"):
+        client.put_object(Bucket="bucket", Key=key, Body=b"id\n2\n")
+    for count in (3, 0):
+        done = pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None)
+        assert done.brought == count and "rename" in done.reason and "x.csv" not in done.reason
+    # Where it stands beside the folders, they are listed one by one.
+    client.put_object(Bucket="bucket", Key="in/../x.csv", Body=b"id\n2\n")
+    bucket("hospitals/d.csv", b"id\n3\n")
+    assert pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None).brought == 1
+    for key in ("in/folder//", "in/m//b.csv", "in/n/o/./x.csv", "in/../x.csv"):
+        client.delete_object(Bucket="bucket", Key=key)
+    assert pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None).succeeded
 
 
 @pytest.mark.slow

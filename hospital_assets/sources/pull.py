@@ -12,14 +12,14 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from hospital_assets.files import locked, replacing, room_beside
 from hospital_assets.landing.archives import why_left
 from hospital_assets.landing.content import UnreadableError
-from hospital_assets.landing.listing import UNFINISHED, in_the_way, over_limit, unfit_name
+from hospital_assets.landing.listing import UNFINISHED, in_the_way, over_limit, shown, unfit_name
 from hospital_assets.landing.profile import Profile
 from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
@@ -27,7 +27,7 @@ from hospital_assets.sources.archives import land_archive
 from hospital_assets.sources.exports import pull_export
 from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
 from hospital_assets.sources.queries import pull_queries
-from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, open_remote
+from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, UnlistedError, open_remote
 
 #: Between two looks of Dagster's sensor at the sources; one look may take half of it, the next goes on.
 PULL_SECONDS = 60
@@ -128,19 +128,32 @@ class _Look:
             if not why_left(name, self.profile, archive):
                 known.pop(archive, None)
         refused = self.memory.refusals(self.profile.name)
-        for prefix, after in [("", "")] if is_all else _ends(self.profile, known):
-            for entry in self.there.entries(prefix, after):
-                if self.until():
-                    return
-                gone.discard(entry.key)
-                if known.get(entry.key) == (entry.version, "refused"):
-                    # Two patterns may list it, and once is enough.
-                    is_known = entry.key not in refused or not (is_anew or self._may_come(entry, *refused[entry.key]))
-                    refused.pop(entry.key, None)
-                else:
-                    is_known = known.get(entry.key) == (entry.version, "brought")
-                if not is_known:
-                    known[entry.key] = (entry.version, self._found(entry, known.get(entry.key)))
+        unlisted: UnlistedError | None = None
+        places = [("", "")] if is_all else _ends(self.profile, known)
+        while places:
+            prefix, after = places.pop(0)
+            try:
+                for entry in self.there.entries(prefix, after):
+                    if self.until():
+                        return
+                    # What a name may not hold is remembered and told as an escape.
+                    key = shown(entry.key)
+                    gone.discard(key)
+                    if known.get(key) == (entry.version, "refused"):
+                        # Two patterns may list it, and once is enough.
+                        is_known = key not in refused or not (is_anew or self._may_come(entry, *refused[key]))
+                        refused.pop(key, None)
+                    else:
+                        is_known = known.get(key) == (entry.version, "brought")
+                    if not is_known:
+                        known[key] = (entry.version, self._found(entry, known.get(key)))
+            except UnlistedError as error:
+                unlisted = error
+                if self.there.is_ordered and is_all and not prefix:
+                    # What lies in folders that the profile names can be listed without the others.
+                    places = [(folder, "") for folder, _ in _ends(self.profile, {}) if folder]
+        if unlisted is not None:
+            raise unlisted
         for key in gone:
             self.memory.forget(self.profile.name, key)
 
@@ -162,8 +175,9 @@ class _Look:
             pulled.other += 1
             return "other"
         if obstacle := _obstacle(entry, self.settings, name):
-            self.memory.note(name, entry, "refused", self.clock(), obstacle)
-            pulled.refused[entry.key] = obstacle
+            key = shown(entry.key)
+            self.memory.note(name, replace(entry, key=key), "refused", self.clock(), obstacle)
+            pulled.refused[key] = obstacle
             return "refused"
         if not self.there.is_atomic and known != (entry.version, "seen"):
             # Whether it is whole, the next look tells.

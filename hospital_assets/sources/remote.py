@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -45,6 +45,10 @@ class ChangedError(RemoteError):
     """An entry is not what was listed any more: the next look finds what it is now."""
 
 
+class UnlistedError(RemoteError):
+    """Something cannot be listed; what lies beside it can."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file at the other end.
@@ -75,6 +79,7 @@ class Remote(Protocol):
         """What there is; below a prefix and after a key where it `is_ordered`.
 
         Raises:
+            UnlistedError: a part of it cannot be listed; all others have been.
             RemoteError: it cannot be listed.
         """
         ...
@@ -196,15 +201,42 @@ class _Objects:
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """See `Remote`."""
-        import obstore
-
         with self._in_words():
+            yield from self._below(prefix, after)
+
+    def _below(self, prefix: str, after: str) -> Iterator[Entry]:
+        """What is listed below a prefix: at once, or where a key is no path (`a//b`), folder by folder without its own.
+
+        Raises:
+            UnlistedError: a folder was left out.
+        """
+        import obstore
+        from obstore.exceptions import InvalidPathError
+
+        try:
             for listed in obstore.list(self._store, prefix or None, offset=after or None):
-                for found in listed:
-                    # Some stores list from the beginning, whatever they are asked.
-                    if found["path"] > after:
-                        version = found["e_tag"] or found["version"] or found["last_modified"].isoformat()
-                        yield Entry(found["path"], found["size"], version)
+                for entry in _after(after, listed):
+                    yield entry
+                    after = entry.key
+            return
+        except InvalidPathError:
+            unlisted = UnlistedError(
+                "names in it have empty parts, `.` or `..` between their slashes, and what lies in the folder beside "
+                "them is not brought; rename them, or name a folder without them in the address"
+            )
+        try:
+            level = obstore.list_with_delimiter(self._store, prefix or None)
+        except InvalidPathError:
+            raise unlisted from None
+        yield from _after(after, level["objects"])
+        is_whole = True
+        for folder in level["common_prefixes"]:
+            try:
+                yield from self._below(f"{folder}/", after)
+            except UnlistedError:
+                is_whole = False
+        if not is_whole:
+            raise unlisted
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """See `Remote`."""
@@ -218,6 +250,14 @@ class _Objects:
                 raise ChangedError("it has changed since it was listed")
             for chunk in found.stream(min_chunk_size=_CHUNK):
                 yield bytes(chunk)
+
+
+def _after(after: str, listed: Iterable[Any]) -> Iterator[Entry]:
+    """What an object store listed, without what it should not have: some list from the beginning, whatever is asked."""
+    for found in listed:
+        if found["path"] > after:
+            version = found["e_tag"] or found["version"] or found["last_modified"].isoformat()
+            yield Entry(found["path"], found["size"], version)
 
 
 class _Sftp:
@@ -236,22 +276,25 @@ class _Sftp:
             yield
         except FileNotFoundError:
             raise ChangedError("it is not there (any more)") from None
+        except UnicodeError:
+            raise UnlistedError("a name in a folder is not UTF-8, and the folder is not read; rename it") from None
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise RemoteError(f"the server does not give it ({type(error).__name__}); let this user read it") from None
 
     def entries(self, prefix: str = "", after: str = "") -> Iterator[Entry]:
         """See `Remote`."""
-        waiting, unread = [""], None
+        waiting = [""]
+        unread: OSError | UnicodeError | None = None
         with self._in_words():
             while waiting:
                 inside = waiting.pop()
                 try:
                     listed = self._client.listdir_attr(f"{self._folder}/{inside}")
-                except (FileNotFoundError, PermissionError) as error:
+                except (FileNotFoundError, PermissionError, UnicodeError) as error:
                     if not inside:
                         raise
                     # One that has gone meanwhile is none; of one that is not given, the others are listed first.
-                    unread = error if isinstance(error, PermissionError) else unread
+                    unread = unread if isinstance(error, FileNotFoundError) else error
                     continue
                 for found in sorted(listed, key=lambda one: one.filename):
                     key, mode = f"{inside}{found.filename}", found.st_mode or 0
