@@ -124,6 +124,42 @@ def test_what_is_old_is_not_listed_again(tmp_path: Path) -> None:
     assert brought(settings, shelf).brought == 1 and shelf.listed == 1
 
 
+MESSAGES = """
+name = "there"
+description = "A hospital that sends messages."
+time_zone = "America/Chicago"
+[source]
+address = "s3://bucket"
+[subjects.hospitals]
+files = ["hospitals*.csv"]
+columns = { hospital_id = "id", hospital_name = "name", time_zone = "zone" }
+[subjects.departments]
+files = ["*.txt"]
+columns = { department_name = "name" }
+[subjects.doctors]
+files = ["*.hl7", "*.er7"]
+columns = { doctor_id = "id" }
+"""
+
+
+@pytest.mark.parametrize("start", ["2026", "m", "x"])
+def test_new_files_come_at_once_whatever_lies_beside_them(tmp_path: Path, start: str) -> None:
+    settings, profile = Settings(tmp_path), parse_profile(MESSAGES, "there.toml")
+    shelf = Shelf(
+        files={f"{start}{n:03}.hl7": b"MSH" for n in range(200)} | {"hospitals.csv": b"id\n", "o.txt": b"x\n"}
+    )
+
+    def look() -> int:
+        shelf.listed = 0
+        return pull(settings, profile, lambda: NOW, lambda _: None, remote=shelf).brought
+
+    assert look() == 202
+    assert look() == 0 and (shelf.listed < 10 or start == "x")
+    for name in (f"{start}200.hl7", f"{start}201.er7", "hospitals2.csv", "o2.txt"):
+        shelf.files[name] = name.encode()
+        assert look() == 1 and (shelf.listed < 10 or start == "x"), name
+
+
 def test_a_file_that_fails_stops_no_other_and_is_tried_again(tmp_path: Path) -> None:
     settings, shelf = Settings(tmp_path), Shelf(files=dict.fromkeys(("a.csv", "b.csv", "c.csv", "d.csv"), b"id\n1\n"))
     shelf.broken = {

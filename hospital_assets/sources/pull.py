@@ -11,10 +11,10 @@ import contextlib
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hospital_assets.files import locked, replacing, room_beside
 from hospital_assets.landing.archives import why_left
@@ -129,13 +129,17 @@ class _Look:
                 known.pop(archive, None)
         refused = self.memory.refusals(self.profile.name)
         unlisted: UnlistedError | None = None
-        places = [("", "")] if is_all else _ends(self.profile, known)
+        places = [_Place()] if is_all else _ends(self.profile, known)
         while places:
-            prefix, after = places.pop(0)
+            place = places.pop(0)
             try:
-                for entry in self.there.entries(prefix, after):
+                for entry in self.there.entries(place.folder, place.after):
                     if self.until():
                         return
+                    if not entry.key.startswith(place.start):
+                        if entry.key > place.start:
+                            break
+                        continue
                     # What a name may not hold is remembered and told as an escape.
                     key = shown(entry.key)
                     gone.discard(key)
@@ -149,9 +153,10 @@ class _Look:
                         known[key] = (entry.version, self._found(entry, known.get(key)))
             except UnlistedError as error:
                 unlisted = error
-                if self.there.is_ordered and is_all and not prefix:
+                if self.there.is_ordered and is_all and not place.folder:
                     # What lies in folders that the profile names can be listed without the others.
-                    places = [(folder, "") for folder, _ in _ends(self.profile, {}) if folder]
+                    folders = {place.folder for place in _ends(self.profile, {})} - {""}
+                    places = [_Place(folder, folder) for folder in sorted(folders)]
         if unlisted is not None:
             raise unlisted
         for key in gone:
@@ -229,23 +234,50 @@ class _Look:
         return sha256
 
 
-def _ends(profile: Profile, known: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Where each pattern of a profile's files begins, and the last known key of it: new files come after.
+@dataclass(frozen=True)
+class _Place:
+    """What is listed: a folder, of its names those that begin with `start` (the folder included), after a key."""
 
-    Names of files mostly rise with time within what one pattern takes; not from pattern to pattern.
+    folder: str = ""
+    start: str = ""
+    after: str = ""
+
+
+def _ends(profile: Profile, known: Mapping[str, object]) -> list[_Place]:
+    """Where new files come: after the last known key that the same patterns take.
+
+    Names of files mostly rise with time within what a subject's patterns take; not from one subject to another. Those
+    of one subject that begin alike count as one: files that come packed from some day on are not listed from that day.
     """
-    found: dict[tuple[str, bool], str] = {}
+    alike: dict[tuple[str, str, bool], dict[tuple[str, ...], set[str]]] = {}
     archives = profile.source.archives if profile.source is not None else ()
-    for pattern in itertools.chain(archives, *(subject.files for subject in profile.subjects.values())):
-        folders, _, name = pattern.rpartition("/")
-        parts = folders.split("/") if folders else []
-        fixed = list(itertools.takewhile(lambda part: not _WILD & {*part}, parts))
-        prefix = "".join(f"{part}/" for part in fixed)
-        is_flat = len(fixed) == len(parts) and "**" not in name
-        found[prefix, is_flat] = max(
-            (k for k in known if k.startswith(prefix) and not (is_flat and "/" in k[len(prefix) :])), default=""
-        )
-    return sorted((prefix, after) for (prefix, _), after in found.items())
+    of_subjects = (layout.files for subject in profile.subjects.values() for layout in subject.layouts)
+    for patterns in (archives, *of_subjects):
+        for pattern in patterns:
+            folders, _, name = pattern.rpartition("/")
+            parts = folders.split("/") if folders else []
+            fixed = list(itertools.takewhile(lambda part: not _WILD & {*part}, parts))
+            folder = "".join(f"{part}/" for part in fixed)
+            is_flat = len(fixed) == len(parts) and "**" not in name
+            begins = "".join(itertools.takewhile(lambda character: character not in _WILD, name)) if is_flat else ""
+            alike.setdefault((folder, folder + begins, is_flat), {}).setdefault(patterns, set()).add(pattern)
+    # An escape does not stand where what it shows does.
+    newest = sorted((key for key in known if "\\" not in key), reverse=True)
+    places: list[_Place] = []
+    # Whole folders first: what is listed with them is not listed by itself.
+    for (folder, start, is_flat), groups in sorted(alike.items()):
+        there = [key for key in newest if key.startswith(start) and not (is_flat and "/" in key[len(folder) :])]
+        lasts = [next((key for key in there if _is_taken(key, of_one)), "") for of_one in groups.values()]
+        # What has never come is looked for among names that begin like it; any names would be all that there is.
+        never = start[:-1] if start != folder else max(there, default="")
+        after = min(filter(None, lasts), default=never)
+        if not any(place.folder == place.start == folder and place.after <= after for place in places):
+            places.append(_Place(folder, start, after))
+    return places
+
+
+def _is_taken(key: str, patterns: Collection[str]) -> bool:
+    return any(PurePosixPath(key).match(pattern) for pattern in patterns)
 
 
 def _obstacle(entry: Entry, settings: Settings, profile_name: str) -> str:
