@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -595,6 +596,33 @@ def test_the_sensor_brings_what_is_new_and_lineage_begins_there(
         assert tick() == "there: 0 brought, 0 changed, 0 still being written"
         (settings.profiles_folder / "there.toml").unlink()
         assert tick() == "no profile names an address"
+
+
+def test_a_source_that_takes_all_the_time_leaves_some_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dagster as dg
+
+    from hospital_assets.automation import sensors
+
+    settings, now, was_over = folder_of(tmp_path, tmp_path / "data"), [1000.0], {}
+    text = (settings.profiles_folder / "there.toml").read_text()
+    (settings.profiles_folder / "later.toml").write_text(text.replace('"there"', '"later"'))
+
+    def pulled(_: Settings, profile: Profile, *others: Any) -> Pulled:
+        *_, until = others
+        was_over[profile.name] = until()
+        now[0] += 40
+        assert until()
+        return Pulled()
+
+    monkeypatch.setattr(sensors, "pull", pulled)
+    monkeypatch.setattr(sensors, "report_brought", lambda *_: None)
+    monkeypatch.setattr(sensors, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=None))
+    with dg.DagsterInstance.ephemeral() as instance:
+        monkeypatch.setattr(sensors, "kept_instance", lambda _: instance)
+        sensors.sources_sensor(settings)(dg.build_sensor_context(instance))
+    assert was_over == {"there": False, "later": False}
 
 
 @pytest.mark.nightly

@@ -52,6 +52,8 @@ LOOK_SECONDS = 5
 FOLLOW_SECONDS = 15
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
+#: A look at one source may take so long, whatever the others have taken.
+LEAST_PULL_SECONDS = 10.0
 #: Files younger than this are left to `hospital watch`, while it runs.
 WATCHER_SECONDS = 300.0
 
@@ -129,7 +131,9 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
             if profile.source is None:
                 continue
             try:
-                done = pull(settings, profile, clock, time.sleep, lambda: time.monotonic() > ends)
+                # One that takes all the time, as a server that does not answer, leaves each other one some of its own.
+                own = max(ends, time.monotonic() + LEAST_PULL_SECONDS)
+                done = pull(settings, profile, clock, time.sleep, partial(_is_after, own))
             except Exception as error:
                 # One source must not stop the others; what it is about is not ours to log.
                 context.log.error(f"{name}: {type(error).__name__}; hospital pull {name} says more")
@@ -141,6 +145,10 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
         return dg.SkipReason("; ".join(said) or "no profile names an address")
 
     return sensor
+
+
+def _is_after(moment: float) -> bool:
+    return time.monotonic() > moment
 
 
 def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:

@@ -29,7 +29,7 @@ from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_mem
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, UnlistedError, open_remote
 
-#: Between two looks of Dagster's sensor at the sources; one look may take half of it, the next goes on.
+#: Between two looks of Dagster's sensor at the sources; looks may take half of it, the next ones go on.
 PULL_SECONDS = 60
 #: Between two looks at a file that may still be written.
 SETTLE_SECONDS = 2.0
