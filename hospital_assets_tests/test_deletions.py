@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from hospital_assets.landing.profile import ProfileError, Query
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.sources import queries
 from hospital_assets.sources.deletions import compared, write_rows
-from hospital_assets.sources.memory import Pulled
+from hospital_assets.sources.memory import Pulled, memory_file, open_memory
 from hospital_assets.sources.remote import RemoteError
 from hospital_assets_tests.helpers import query
 from hospital_assets_tests.reporting_databases import (
@@ -104,6 +106,20 @@ def test_a_row_that_is_inserted_again_is_here_again(database: Database, settings
     database.run("delete from visits where id = 1")
     insert(database, 1)
     assert compare(settings).deleted == 0 and set(rows(settings)) == {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_a_clock_that_was_ahead_stops_no_comparison(database: Database, settings: Settings) -> None:
+    insert(database, 1, 2)
+    compare(settings)
+    with open_memory(settings) as memory, contextlib.closing(sqlite3.connect(memory_file(settings))) as connection:
+        spans = connection.execute("select source, subject, since from spans").fetchall()
+        assert len(spans) == 2
+        for source, subject, since in spans:
+            memory.note_span(source, subject, datetime.fromisoformat(since) + timedelta(days=365), None)
+    database.run("delete from visits where id = 2")
+    insert(database, 3)
+    assert look(settings, profile(DELETES)).deleted == 1 and set(rows(settings)) == {1, 3}
 
 
 @pytest.mark.slow

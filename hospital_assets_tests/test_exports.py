@@ -183,6 +183,18 @@ def test_a_server_that_asks_to_wait_is_left_alone_until_then(tmp_path: Path) -> 
         assert look(later=240).brought == 3
 
 
+def test_a_clock_that_was_ahead_stops_no_export(tmp_path: Path) -> None:
+    clock, year = Clock(), 365 * 86_400
+    with ehr(tmp_path / "landed", clock) as (fake, look):
+        assert look(later=year).brought == 3
+        fake.files, fake.moment = {("output", "Patient"): [patients(0, 1)]}, "2026-03-07T13:00:00Z"
+        assert look(later=-year).brought == 1
+    # Also where the server has asked to be left alone for a while.
+    with ehr(tmp_path / "asked", clock, faults={"status": [Fault(202, {"Retry-After": "300"})]}) as (_, look):
+        assert look(later=year).waiting == 1
+        assert look(later=-year).brought == 3
+
+
 def test_a_server_that_never_ends_is_called_off(tmp_path: Path) -> None:
     with ehr(tmp_path, polls=1_000_000) as (fake, look):
         done = [look(later=1800) for _ in range(5)]

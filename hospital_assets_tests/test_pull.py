@@ -469,6 +469,13 @@ def test_what_stood_in_the_way_of_a_file_keeps_it_away_no_longer_than_it_stands_
     assert brought(settings, shelf).brought == 1 and landed(settings) == shelf.files
 
 
+def test_a_clock_that_was_ahead_stops_no_look(tmp_path: Path) -> None:
+    settings, shelf = Settings(tmp_path), Shelf(files={"b.csv": b"id\n1\n"})
+    assert brought(settings, shelf, NOW + timedelta(days=400)).brought == 1
+    shelf.files["a.csv"] = b"id\n2\n"
+    assert brought(settings, shelf).brought == 1
+
+
 def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
     settings, shelf = Settings(tmp_path), Shelf(files={f"{n}.csv": b"id\n" for n in range(9)})
     asked = iter([False, False, False, *[True] * 99])

@@ -27,6 +27,7 @@ from hospital_assets.settings import Settings
 from hospital_assets.sources.memory import Memory, Pulled
 from hospital_assets.sources.remote import ChangedError, Entry, RemoteError
 from hospital_assets.sources.smart import (
+    LONGEST_WAIT,
     FhirServer,
     LaterError,
     UnreachableError,
@@ -213,9 +214,13 @@ class _Look:
     def over(self) -> None:
         """Go on with the export that is under way, or begin one where it is time."""
         self._forget_done()
+        if self.state.begun > self._now():
+            # The clock was ahead: the next one is due, and one that is under way has not taken long.
+            self._note(begun=self._now() if self.state.status else 0.0)
         while not self.until():
             wait = self.state.ask_after - self._now()
-            if wait > 0 and not self._waited(wait):
+            # No server is left alone for longer, unless the clock was ahead.
+            if 0 < wait <= LONGEST_WAIT and not self._waited(wait):
                 self.pulled.waiting = 1
                 self.pulled.note = f"the server is asked again in {wait:.0f} s"
                 return

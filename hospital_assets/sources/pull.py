@@ -62,7 +62,8 @@ def pull(
     pulled = Pulled()
     with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
         listed, begun = memory.begins(profile.name), clock()
-        is_all = lists_all or listed is None or begun - listed >= _LIST_ALL
+        # A clock that was ahead has noted a time to come.
+        is_all = lists_all or listed is None or not timedelta() <= begun - listed < _LIST_ALL
         try:
             if source.fhir is not None:
                 pull_export(settings, profile, memory, pulled, clock, sleep, until)

@@ -127,8 +127,9 @@ class _Question:
             # As it was asked by one who was killed; what was written meanwhile is asked for next.
             self._pull_span(since, until)
             since = until
-        # What is committed later is asked for the next time.
-        self._pull_span(since, self.database.now())
+        # What is committed later is asked for the next time. A clock that was ahead has noted a time to come.
+        now = self.database.now()
+        self._pull_span(min(since, now), now)
 
     def _pull_span(self, since: datetime, until: datetime) -> None:
         """Land what was written from one moment, and the overlap before it, to another."""
@@ -177,9 +178,11 @@ class _Question:
         query, memory, name, done = self.query, self.memory, self.profile.name, f"{self.asked}_keys"
         now = self.database.now()
         last, _ = memory.span(name, done) or (None, None)
-        if last is not None and now - last < _COMPARE and not is_due:
+        if last is not None and timedelta() <= now - last < _COMPARE and not is_due:
             return
-        since = (last or now) - timedelta(days=days)
+        # A clock that was ahead has noted a time to come.
+        last = min(last or now, now)
+        since = last - timedelta(days=days)
         # Clocks of landed rows may have no zone. What is written during the query is there, too.
         moments = {"since": since - _ZONES, "until": now + _ZONES}
         # Of a query that was written otherwise, too.
@@ -197,7 +200,7 @@ class _Question:
                     for file, rows in comparison.rows(landed, comparison.vanished):
                         self._drop(file, rows)
                     self.pulled.deleted += len(comparison.vanished)
-        memory.forget_gone(name, self.asked, self.at - timedelta(days=days) - (now - (last or now)))
+        memory.forget_gone(name, self.asked, self.at - timedelta(days=days) - (now - last))
         memory.note_span(name, done, now, None)
 
     def _drop(self, file: Path, rows: Sequence[int]) -> None:

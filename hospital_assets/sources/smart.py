@@ -35,7 +35,7 @@ _MARGIN_SECONDS = 60
 _ASSERTION_SECONDS = 240
 _PORTS = {"https": 443, "http": 80}
 #: What is waited where a server asks to wait and not how long; and at most.
-_WAIT_SECONDS, _LONGEST_WAIT = 60.0, 3600.0
+_WAIT_SECONDS, LONGEST_WAIT = 60.0, 3600.0
 _CODE = re.compile(r"[a-z][a-z_-]{1,40}")
 #: Issue codes of an OperationOutcome -> what to do.
 _ISSUES = {
@@ -309,4 +309,4 @@ def waiting_time(answer: requests.Response, now: datetime) -> float:
             begins = answer.headers.get("date")
             now = parsedate_to_datetime(begins) if begins else now
             seconds = (parsedate_to_datetime(stated) - now).total_seconds()
-    return min(max(seconds, 1.0), _LONGEST_WAIT)
+    return min(max(seconds, 1.0), LONGEST_WAIT)
