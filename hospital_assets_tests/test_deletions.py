@@ -109,6 +109,18 @@ def test_a_row_that_is_inserted_again_is_here_again(database: Database, settings
 
 
 @pytest.mark.slow
+def test_a_row_that_is_inserted_again_after_the_days_is_here_again(database: Database, settings: Settings) -> None:
+    """It was within the days when it was deleted, and is as long ago as it says when it is there again."""
+    insert(database, 1, 2)
+    database.run(AGO.format(3, 29))
+    compare(settings)
+    database.run("delete from visits where id = 3")
+    assert compare(settings).deleted == 1 and set(rows(settings)) == {1, 2}
+    database.run(AGO.format(3, 32))
+    assert compare(settings).deleted == 0 and set(rows(settings)) == {1, 2, 3}
+
+
+@pytest.mark.slow
 def test_a_clock_that_was_ahead_stops_no_comparison(database: Database, settings: Settings) -> None:
     insert(database, 1, 2)
     compare(settings)

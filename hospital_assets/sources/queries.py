@@ -183,8 +183,10 @@ class _Question:
         # A clock that was ahead has noted a time to come.
         last = min(last or now, now)
         since = last - timedelta(days=days)
+        # What has vanished was written within the days before that, and may be there again as it was.
+        earliest = since - timedelta(days=days) if memory.gone(name, self.asked) else since
         # Clocks of landed rows may have no zone. What is written during the query is there, too.
-        moments = {"since": since - _ZONES, "until": now + _ZONES}
+        moments = {"since": earliest - _ZONES, "until": now + _ZONES}
         # Of a query that was written otherwise, too.
         landed = sorted(
             (self.settings.landing / name / self.folder).glob(f"{self.subject}_????????_*{_ENDING}"), key=_until
