@@ -135,10 +135,12 @@ def in_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("begin immediate")
     try:
         yield
+        # Where the disk is full it fails, and the transaction is still open.
+        connection.execute("commit")
     except BaseException:
-        connection.execute("rollback")
+        if connection.in_transaction:
+            connection.execute("rollback")
         raise
-    connection.execute("commit")
 
 
 #: What to do where this user may not use what is in the data directory.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from hospital_assets.cli import main
 from hospital_assets.files import (
+    in_transaction,
     is_unfinished,
     make_folder,
     open_to_others,
@@ -165,3 +168,15 @@ x = 2
 )
 def test_the_line_of_a_key_or_of_the_nearest_around_it(where: tuple[str | int, ...], line: int) -> None:
     assert line_of(TEXT, where) == line
+
+
+def test_a_transaction_that_cannot_be_stored_leaves_none_open() -> None:
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        connection.execute("pragma foreign_keys = on")
+        connection.execute("create table visits (id integer primary key)")
+        connection.execute("create table sets (visit references visits deferrable initially deferred)")
+        with pytest.raises(sqlite3.IntegrityError), in_transaction(connection):
+            connection.execute("insert into sets values (1)")  # found out at the commit
+        assert not connection.in_transaction
+        with in_transaction(connection):
+            connection.execute("insert into visits values (1)")

@@ -95,7 +95,7 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.files import locked
     from hospital_assets.publishing.pseudonyms import load_key
     from hospital_assets.recovery.erase import erase_person, not_reached, plan_erasure
-    from hospital_assets.sources.memory import memory_file
+    from hospital_assets.sources.memory import pull_lock
 
     _refuse_lake(
         "names a lake that erasing neither deletes nor searches: unset it to erase from the data directory, and "
@@ -122,7 +122,7 @@ def _erase(options: argparse.Namespace, settings: Settings) -> int:
         print("Nothing was changed; add --yes to do it.")
         return 0
     # What is brought meanwhile would be replaced by what it was before.
-    with locked(memory_file(settings).with_suffix(".lock")):
+    with locked(pull_lock(settings)):
         done = erase_person(settings, erasure, _rebuild(settings))
     count = sum(file.records for file in done.stripped)
     when = " this time" if erasure.was_begun else ""

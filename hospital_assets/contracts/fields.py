@@ -110,7 +110,7 @@ FIELDS: Mapping[str, Field] = {
     "profile_sha256": text(
         "Hash of the profile it was read with; a file is examined again when that changes.", nullable=True
     ),
-    "file_sha256": text("Content hash; equal content is loaded once, whatever its name."),
+    "file_sha256": text("Content hash; equal content of a source is loaded once, whatever its name."),
     "file_bytes": whole("Size on disk.", unit="byte", ge=0),
     "file_modified_ns": whole("Modification time, to notice changes.", unit="ns"),
     "first_seen_at": instant("When a look first found it with this content."),

@@ -15,7 +15,7 @@ from hospital_assets.landing.profile import Profile
 from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
 from hospital_assets.sources.archives import land_archive
-from hospital_assets.sources.memory import memory_file, open_memory
+from hospital_assets.sources.memory import open_memory, pull_lock
 
 
 @dataclass
@@ -67,11 +67,7 @@ def import_files(settings: Settings, profile: Profile, source: Path, at: datetim
 def _unpack(
     settings: Settings, profile: Profile, archives: Mapping[str, Path], at: datetime, imported: Imported
 ) -> None:
-    with (
-        locked(memory_file(settings).with_suffix(".lock")),
-        open_memory(settings) as memory,
-        Worker(settings.limits) as worker,
-    ):
+    with locked(pull_lock(settings)), open_memory(settings) as memory, Worker(settings.limits) as worker:
         for inside, path in archives.items():
             try:
                 with room_beside(settings.landing / profile.name / inside) as room:

@@ -297,6 +297,11 @@ def memory_file(settings: Settings) -> Path:
     return settings.data_dir / "sources" / "pulled.sqlite"
 
 
+def pull_lock(settings: Settings) -> Path:
+    """The side file whose lock is held by who brings files into a data directory, or must have nobody do so."""
+    return memory_file(settings).with_suffix(".lock")
+
+
 @contextlib.contextmanager
 def open_memory(settings: Settings) -> Iterator[Memory]:
     """What was brought of which source."""

@@ -25,7 +25,7 @@ from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
 from hospital_assets.sources.archives import land_archive
 from hospital_assets.sources.exports import pull_export
-from hospital_assets.sources.memory import Memory, Pulled, memory_file, open_memory
+from hospital_assets.sources.memory import Memory, Pulled, open_memory, pull_lock
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, UnlistedError, open_remote
 
@@ -60,7 +60,7 @@ def pull(
     if source is None:
         raise ValueError(f"profile '{profile.name}' names no source: add [source] with an address")
     pulled = Pulled()
-    with locked(memory_file(settings).with_suffix(".lock")), open_memory(settings) as memory:
+    with locked(pull_lock(settings)), open_memory(settings) as memory:
         listed, begun = memory.begins(profile.name), clock()
         # A clock that was ahead has noted a time to come.
         is_all = lists_all or listed is None or not timedelta() <= begun - listed < _LIST_ALL
