@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -23,8 +24,10 @@ from hospital_assets.assets.cleaned.er_visits import validate_er_visits
 from hospital_assets.assets.cleaned.patients import validate_patients
 from hospital_assets.assets.cleaned.reference_data import validate_hospitals
 from hospital_assets.assets.cleaned.vitals import validate_vitals
+from hospital_assets.assets.dimensions.patients import dim_patient
 from hospital_assets.assets.dimensions.persons import surviving
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, of_their_patient
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.cleaned import ADT_EVENTS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.settings import Settings, write_settings
@@ -318,6 +321,35 @@ def test_null_deletes_what_an_earlier_message_said(tmp_path: Path) -> None:
     later = adt("A08", "20260501103000", more='PV2|||""^""')
     (visit,) = read(tmp_path, {"m.hl7": (VISIT[0] + later).encode()}).cleaned("er_visits").iter_rows(named=True)
     assert visit["chief_complaint"] is None and visit["department_name"] == "Emergency"
+
+
+def test_a_sparse_pid_deletes_nothing(tmp_path: Path) -> None:
+    """PID-7 and PID-8 that are not there change nothing, `""` deletes; parts of a name or an address go together."""
+    whole = "PID|1||7^^^H^MR||Doe^Jo||19400102|F|||1 Main St^^Chicago^IL^60601||555"
+    pids = [
+        ("A04", "20260501100000", whole),
+        # Of the same second, and later in the file.
+        ("A08", "20260501100000", "PID|1||7^^^H^MR||Doe^Jo"),
+        ("A08", "20260501103000", "PID|1||7^^^H^MR||Doe^Jo"),
+        ("A08", "20260501110000", 'PID|1||7^^^H^MR||Doe^Jo||""||||2 Oak St^^Boston'),
+        ("A40", "20260503110000", "PID|1||7^^^H^MR\rMRG|8^^^H^MR"),
+        ("A31", "20260503120000", 'PID|1||7^^^H^MR||""'),
+    ]
+    messages = [
+        f"MSH|^~\\&|ADT|GENERAL|ED|HERE|{at}||ADT^{event}|{number}|P|2.4\rEVN||{at}\r{pid}\r"
+        for number, (event, at, pid) in enumerate(pids)
+    ]
+    found = read(tmp_path, {"m.hl7": "".join(messages).encode()}, only=("patients",))
+    assert found.quarantined("patients") == {"duplicate": 1}
+    transform: Any = dim_patient.op.compute_fn.decorated_fn  # type: ignore[union-attr]
+    patients = found.cleaned("patients").select(CONTRACTS["cleaned_patients"].column_names)
+    versions = collected(transform(lazy(patients))).filter(pl.col("patient_key") != -1).sort("version_number")
+    names = ["last_name", "first_name", "birth_date", "sex", "street", "city", "zip_code", "phone"]
+    assert versions.select(names).rows() == [
+        ("Doe", "Jo", date(1940, 1, 2), "female", "1 Main St", "Chicago", "60601", "555"),
+        ("Doe", "Jo", None, "female", "2 Oak St", "Boston", None, "555"),
+        (None, None, None, "female", "2 Oak St", "Boston", None, "555"),
+    ]
 
 
 def _told(found: Read) -> tuple[pl.DataFrame, ...]:

@@ -823,6 +823,43 @@ def test_arrivals_are_divided_by_hours_that_existed(on: Engine) -> None:
     assert dict(by_day.iter_rows()) == {days[0]: 25, days[1]: 23}
 
 
+def test_what_a_record_does_not_state_is_as_an_earlier_one_stated_it(on: Engine) -> None:
+    born = date(1940, 1, 2)
+    whole = {"sex": "female", "birth_date": born, "zip_code": "60601", "unstated": ""}
+    silent = {"sex": "unknown", "unstated": "birth_date;sex;zip_code"}
+    moved = {"sex": "unknown", "zip_code": "60602", "unstated": "birth_date;sex"}
+    deleted = {"sex": "unknown", "unstated": "zip_code;sex"}
+    # The second patient is unknown first, the third comes from a source whose records are whole.
+    told = {"P1": [whole, silent, moved, deleted, silent], "P2": [silent, whole], "P3": [whole, {"sex": "unknown"}]}
+    lines = [
+        {"patient_id": patient, "recorded_at": at(f"2026-03-0{number + 1}"), "service_date": date(2026, 3, number + 1)}
+        | {"source_file": patient, "source_line": number, "source_part": 1}
+        | version
+        for patient, records in told.items()
+        for number, version in enumerate(records)
+    ]
+    landed = pl.DataFrame(lines, schema=CONTRACTS["cleaned_patients"].polars_schema)
+    transform: Any = dim_patient.op.compute_fn.decorated_fn  # type: ignore[union-attr]
+    found = collect(transform(on(landed))).filter(pl.col("patient_id") != "unknown")
+    names = ["birth_date", "sex", "zip_code"]
+
+    def stored(patient: str) -> list[tuple[object, ...]]:
+        return found.filter(pl.col("patient_id") == patient).sort("version_number").select(names).rows()
+
+    first = (born, "female", "60601")
+    assert stored("P1") == [first, (born, "female", "60602"), (None, "female", "60602")]
+    assert stored("P2") == [(None, "unknown", None), first]
+    assert stored("P3") == [first, (None, "unknown", None)]
+
+    # Where the first record lands last, facts of the second notice by its key that the person has an age.
+    late = collect(transform(on(landed.filter(~((pl.col("source_file") == "P1") & (pl.col("source_line") == 0))))))
+    keys = [
+        frame.filter((pl.col("patient_id") == "P1") & (pl.col("zip_code") == "60602")).sort("version_number")
+        for frame in (late, found)
+    ]
+    assert keys[0]["patient_key"][0] != keys[1]["patient_key"][0]
+
+
 def test_a_version_of_a_patient_that_landed_on_two_days_is_one(on: Engine) -> None:
     """Outside the covered days a record stands on a day of its file; of two at one moment the later day's counts."""
     written = datetime(2026, 2, 28, 20, 41, tzinfo=UTC)

@@ -124,7 +124,7 @@ class CleanedPatients(
     key=("service_date", "patient_id", "recorded_at"),
     columns="""
         first_name last_name birth_date age_at_extract_years sex race ethnicity blood_group street city state
-        zip_code phone insurer pre_existing_condition
+        zip_code phone insurer pre_existing_condition unstated
     """,
 ):
     """Patient record versions, by when the EHR wrote them."""

@@ -143,6 +143,10 @@ FIELDS: Mapping[str, Field] = {
     ),
     "service_date": day("Local service day; the partition where there is one."),
     "quality_codes": text("What was corrected or doubted, as `code;code`; empty when nothing was."),
+    "unstated": text(
+        "Columns that the record says nothing of, as `name;name`: what earlier records said of them holds. Empty where "
+        "the source writes whole records."
+    ),
     "recorded_at": instant(
         "When the source wrote the record; null where the feed does not say.", source="HL7 EVN-2", nullable=True
     ),

@@ -479,7 +479,7 @@ class Subject(_Declaration):
         date_from: look the day up in the visit; `date` then is for records whose visit is unknown.
         is_undated: the records have no clock; all stand on the first service day.
         is_partial: a record states only what it knows; what it lacks is what earlier records of the
-            same visit delivered (er_visits).
+            same visit or patient delivered (er_visits, patients).
         unavailable: our columns that the source cannot deliver; nobody is warned that they are empty.
         unused: source names that are known and not needed; nobody is warned that they are there.
         join: companion files.

@@ -9,6 +9,7 @@ from hospital_assets.assets.cleaned.rules import (
     PLACEHOLDER,
     Rule,
     codes,
+    completed,
     first_broken,
     identity,
     mapped,
@@ -16,12 +17,14 @@ from hospital_assets.assets.cleaned.rules import (
     read_clocks,
     read_dates,
     read_numbers,
+    sources_of,
     split,
     text,
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
+from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.measures.thresholds import MAXIMUM_AGE_YEARS
 from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
@@ -49,6 +52,29 @@ RULES = (
     BLOOD_GROUP_UNKNOWN,
 )
 
+#: Cleaned column -> the landed one, where it is called otherwise.
+_LANDED = {"age_at_extract_years": "age_years", "zip_code": "zip"}
+#: What a record of a partial source (`is_partial`) may leave unstated.
+STATED = (
+    "first_name",
+    "last_name",
+    "birth_date",
+    "age_at_extract_years",
+    "sex",
+    "race",
+    "ethnicity",
+    "blood_group",
+    "street",
+    "city",
+    "state",
+    "zip_code",
+    "phone",
+    "insurer",
+    "pre_existing_condition",
+)
+#: Landed columns that are one thing, which is stated as a whole: of an old address no ZIP code stays with a new street.
+_WHOLES = (("first_name", "last_name"), ("street", "city", "state", "zip"))
+
 
 @dg.multi_asset(**cleaned_and_quarantined("patients"))
 def patients(raw_patients: Frame, profiles: dg.ResourceParam[Profiles]) -> tuple[Frame, Frame]:
@@ -60,8 +86,13 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
     """Every raw record with its cleaned columns, its quality codes, and the rule it broke.
 
     The EHR is the network's, not one hospital's: a `recorded_at` without an offset is read in the
-    profile's own time zone.
+    profile's own time zone. What a record of a partial source leaves out is named in `unstated`, for `dim_patient` to
+    take from earlier records, of whatever days; only records of one moment are completed here, as one of them stands.
     """
+    partial = sources_of(profiles, "patients", lambda spec: spec.is_partial)
+    known = _whole(raw, partial).with_columns(_patient=identity(profiles, "patient_id"))
+    moment = ["_patient", "_written_at"]
+    raw = completed(known, profiles, "patients", moment, of_its_day=canonical_columns("patients"))
     frame = read_clocks(raw, profiles, "patients", {"_recorded": "recorded_at"})
     frame = frame.drop("recorded_at").with_columns(
         _zone=nw.col("source_profile").replace_strict(
@@ -86,6 +117,7 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
         _landed_group=text("blood_group"),
         blood_group=mapped(profiles, "blood_group", domain=BLOOD_GROUPS),
         zip_code=text("zip"),
+        unstated=_unstated(partial),
         **{
             name: text(name)
             for name in (
@@ -125,3 +157,34 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
         ),
     )
     return newest_only(frame, ["patient_id", "recorded_at"], "recorded_at")
+
+
+def _is_silent(column: str) -> nw.Expr:
+    """Whether a landed text column says nothing, not even that there is nothing (HL7's null)."""
+    landed = nw.col(column).str.strip_chars()
+    return landed.is_null() | (landed == "")
+
+
+def _whole(raw: Frame, partial: list[str]) -> Frame:
+    """Records of partial sources, in which the missing parts of a name or an address are stated as none (`""`)."""
+    if not partial:
+        return raw
+    columns = {}
+    for names in _WHOLES:
+        is_stated = nw.any_horizontal(*(~_is_silent(name) for name in names), ignore_nulls=True)
+        is_whole = nw.col("source_profile").is_in(partial) & is_stated
+        for name in names:
+            columns[name] = nw.when(is_whole & _is_silent(name)).then(nw.lit('""')).otherwise(nw.col(name))
+    return raw.with_columns(**columns)
+
+
+def _unstated(partial: list[str]) -> nw.Expr:
+    """Names of the columns that a record of a partial source says nothing of, as `a;b`."""
+    if not partial:
+        return nw.lit("")
+    is_partial = nw.col("source_profile").is_in(partial)
+    return nw.concat_str(
+        *(nw.when(is_partial & _is_silent(_LANDED.get(name, name))).then(nw.lit(name)) for name in STATED),
+        separator=";",
+        ignore_nulls=True,
+    )
