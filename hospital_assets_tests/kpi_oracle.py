@@ -1511,8 +1511,9 @@ def kpi_shift_patterns_daily(stored: Stored) -> Expected:
     last: dict[str, Row | None] = {}
     for doctor, theirs in by_doctor.items():
         theirs.sort(key=lambda s: (s["shift_start_at"], s["shift_end_at"], s["shift_id"]))
-        for earlier, shift in zip([None, *theirs], theirs, strict=False):
-            last[shift["shift_id"]] = earlier if doctor > 0 else None
+        for place, shift in enumerate(theirs):
+            earlier = theirs[:place] if doctor > 0 else []
+            last[shift["shift_id"]] = max(earlier, key=lambda s: s["shift_end_at"], default=None)
     found: Expected = {}
     for key, group in grouped(shifts, _day, (1,)).items():
         rests = [
@@ -1529,6 +1530,7 @@ def kpi_shift_patterns_daily(stored: Stored) -> Expected:
         }
     return found
 
+    # Of the shifts that began before, the one that ended last.
 
 def kpi_crowding_hourly(stored: Stored) -> Expected:
     """Who was there and who boarded, beds, doctors and both scores, at the hours that the table has."""

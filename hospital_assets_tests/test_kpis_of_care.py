@@ -223,6 +223,22 @@ def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> N
         {
             "service_date": [DAY] * 2,
             "hospital_id": ["H1"] * 2,
+def test_rest_is_measured_from_the_last_end_of_all_earlier_shifts(on: Engine) -> None:
+    """A shift may lie within an earlier one: the rest before the night is that after the long one, which ends last."""
+    rows = [
+        shift("day", 1, "01-01 08:00", 12),
+        shift("within", 1, "01-01 09:00", 1),
+        shift("night", 1, "01-01 22:00", 8),
+        shift("within it", 1, "01-02 00:30", 2),
+        shift("next night", 1, "01-02 21:00", 8),
+    ]
+    out = shift_patterns(on(pl.DataFrame(rows)))
+    first, second = (of(out, service_date=date(2026, 1, day)) for day in (1, 2))
+    assert (first["rests_count"], first["short_rests_count"], first["excluded_overlapping_count"]) == (1, 1, 1)
+    assert (second["rests_count"], second["short_rests_count"], second["excluded_overlapping_count"]) == (1, 0, 1)
+    assert (second["nights_count"], second["nights_after_night_count"]) == (1, 1)
+
+
             "iso_weekday_number": [4] * 2,
             "hour_of_day": [9, 10],
             "arrivals_count": [6, 3],

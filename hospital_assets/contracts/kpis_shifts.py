@@ -46,14 +46,14 @@ class KpiShiftPatternsDaily(
         ),
         Measure(
             f"Rest under {SHORTEST_REST_HOURS} hours",
-            f"Shifts that start less than {SHORTEST_REST_HOURS} hours after the end of the same doctor's last shift, "
-            "at whichever hospital.",
+            f"Shifts that start less than {SHORTEST_REST_HOURS} hours after the last end of the same doctor's earlier "
+            "shifts, at whichever hospital.",
             "shifts",
             _SHIFTS,
             "Directive 2003/88/EC, article 3",
-            clock="end of the last shift until the start of this one.",
+            clock="the last end of all earlier shifts until the start of this one.",
             exclusions="the first shift of a doctor that is known; shifts of unknown doctors; shifts that start before "
-            "the last one ended.",
+            "an earlier one ended.",
         ),
     ],
 ):

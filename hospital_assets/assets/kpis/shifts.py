@@ -40,9 +40,19 @@ def shift_patterns(shifts: Frame) -> Frame:
     order = ["shift_start_at", "shift_id"]
     frame = checkpoint(
         frame.with_columns(
-            _last_end_at=nw.col("shift_end_at").shift(1).over("doctor_key", order_by=order),
-            _was_night=nw.col("_is_night").shift(1).over("doctor_key", order_by=order),
-        ).with_columns(_rest_hours=hours_between("_last_end_at", "shift_start_at"))
+            # A shift may lie within an earlier one, which then ends last.
+            _end_at=nw.col("shift_end_at").cum_max().over("doctor_key", order_by=order),
+            _night_end_at=nw.when(nw.col("_is_night") == 1).then(nw.col("shift_end_at")),
+        )
+        .with_columns(_night_end_at=nw.col("_night_end_at").cum_max().over("doctor_key", order_by=order))
+        .with_columns(
+            _last_end_at=nw.col("_end_at").shift(1).over("doctor_key", order_by=order),
+            _last_night_end_at=nw.col("_night_end_at").fill_null(strategy="forward").over("doctor_key", order_by=order),
+        )
+        .with_columns(
+            _last_night_end_at=nw.col("_last_night_end_at").shift(1).over("doctor_key", order_by=order),
+            _rest_hours=hours_between("_last_end_at", "shift_start_at"),
+        )
     )
     # All unknown doctors have one key: whose shift was before, nobody knows.
     rest = nw.when(nw.col("doctor_key") != UNKNOWN_KEY).then(nw.col("_rest_hours"))
@@ -56,7 +66,10 @@ def shift_patterns(shifts: Frame) -> Frame:
             "long_shifts_count": count_if(nw.col("shift_hours") >= LONG_SHIFT_HOURS),
             "nights_count": count_if(is_night),
             "nights_after_night_count": count_if(
-                is_night & (nw.col("_was_night") == 1) & (rest >= 0) & (rest < NIGHT_AFTER_NIGHT_HOURS)
+                is_night
+                & (nw.col("_last_night_end_at") == nw.col("_last_end_at"))
+                & (rest >= 0)
+                & (rest < NIGHT_AFTER_NIGHT_HOURS)
             ),
             "rests_count": count_if(rest >= 0),
             "short_rests_count": count_if((rest >= 0) & (rest < SHORTEST_REST_HOURS)),
