@@ -352,6 +352,13 @@ def test_a_sparse_pid_deletes_nothing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("profile", ["hl7v2-adt", "fhir-r4"])
+def test_who_goes_to_court_or_jail_goes_home(profile: str) -> None:
+    """As in the Discharge Code of CMS's measures, so that OP-18 counts them; with a planned readmission, too."""
+    dispositions = load_profiles(None)[profile].code_maps["disposition"]
+    assert {dispositions[code] for code in ("01", "21", "81", "87")} == {"home"}
+
+
 def _told(found: Read) -> tuple[pl.DataFrame, ...]:
     """What must not depend on how the messages were landed."""
     place = ["source_file", "source_line", "source_part"]
