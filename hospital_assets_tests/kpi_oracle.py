@@ -131,6 +131,16 @@ def gone_by(visit: Row, as_of: datetime) -> datetime | None:
     return visit["departure_at"]  # type: ignore[no-any-return]
 
 
+def was_seen(visit: Row) -> bool:
+    """Whether a provider saw the patient, be it at a time that nobody knows."""
+    return visit["provider_at"] is not None or "provider_time_unknown" in (visit["quality_codes"] or "").split(";")
+
+
+def went_away(visit: Row) -> bool:
+    """Whether the patient went unseen, against advice or eloped; about all others who are gone somebody decided."""
+    return visit["disposition"] in ("left_without_being_seen", "against_medical_advice", "eloped")
+
+
 def ended_on(visit: Row) -> date:
     """The local day of departure, or of arrival where that is not known."""
     end = visit["departure_at"] or visit["arrival_at"]
@@ -569,7 +579,7 @@ def _day(row: Row) -> tuple[Any, ...]:
 
 
 def _left_unseen(visit: Row) -> bool:
-    return visit["provider_at"] is None and visit["disposition"] in LEFT
+    return went_away(visit) and not was_seen(visit)
 
 
 def kpi_lwbs_daily(stored: Stored) -> Expected:
@@ -620,10 +630,15 @@ def kpi_critical_waits_daily(stored: Stored) -> Expected:
         start, seen, left = visit["start"], visit["provider_at"], visit["departure_at"]
         if visit["is_cancelled"]:
             return "cancelled"
-        by_day = left_by_day(visit)
-        end = seen or left or (None if by_day else stored.as_of)
-        if not seen and not left and not by_day and visit["arrival_at"] + 72 * HOUR <= stored.as_of:
+        is_over = left is not None or left_by_day(visit)
+        if was_seen(visit):
+            end = seen
+        elif is_over:
+            end = left if went_away(visit) else None
+        elif visit["arrival_at"] and visit["arrival_at"] + 72 * HOUR <= stored.as_of:
             return "lapsed"
+        else:
+            end = stored.as_of
         if (
             start is None
             or end is None
@@ -737,6 +752,8 @@ def kpi_stages_daily(stored: Stored) -> Expected:
     )
 
     def is_reached(visit: Row, clock: str) -> bool:
+        if clock == "provider_at":
+            return was_seen(visit)
         return visit[clock] is not None or (clock == "departure_at" and left_by_day(visit))
 
     found: Expected = {}
@@ -1121,11 +1138,15 @@ def kpi_news2_response_daily(stored: Stored) -> Expected:
             return "cancelled"
         if seen and seen < alarm:
             return "already_seen"
-        if seen and seen <= alarm + limit:
-            return None
-        if not seen and left and left < alarm + limit:
-            return "left_early"
-        return "not_due" if not seen and not left and stored.as_of < alarm + limit else None
+        if was_seen(visit):
+            return None if seen else "invalid"
+        if left:
+            if not went_away(visit):
+                return "invalid"
+            return "left_early" if left < alarm + limit else None
+        if visit["arrival_at"] + 72 * HOUR <= stored.as_of:
+            return "invalid"
+        return "not_due" if stored.as_of < alarm + limit else None
 
     def taken(visit: Row) -> float | None:
         return minutes(alarms[visit["visit_id"]], visit["provider_at"])
@@ -1135,7 +1156,7 @@ def kpi_news2_response_daily(stored: Stored) -> Expected:
         _ward,
         (1, 2),
         reason,
-        ("cancelled", "already_seen", "left_early", "not_due"),
+        ("cancelled", "already_seen", "invalid", "left_early", "not_due"),
         lambda v: (t := taken(v)) is not None and t <= 30,
         lambda members: {"response_sum_minutes": sum(t for v in members if (t := taken(v)) is not None)},
     )
@@ -1508,6 +1529,7 @@ def kpi_shift_patterns_daily(stored: Stored) -> Expected:
     by_doctor: dict[int, list[Row]] = defaultdict(list)
     for shift in shifts:
         by_doctor[shift["doctor_key"]].append(shift)
+    # Of the shifts that began before, the one that ended last.
     last: dict[str, Row | None] = {}
     for doctor, theirs in by_doctor.items():
         theirs.sort(key=lambda s: (s["shift_start_at"], s["shift_end_at"], s["shift_id"]))
@@ -1530,7 +1552,6 @@ def kpi_shift_patterns_daily(stored: Stored) -> Expected:
         }
     return found
 
-    # Of the shifts that began before, the one that ended last.
 
 def kpi_crowding_hourly(stored: Stored) -> Expected:
     """Who was there and who boarded, beds, doctors and both scores, at the hours that the table has."""

@@ -825,7 +825,7 @@ def deterioration(o: Oracle, where: Slice) -> Told:
             average, _ = mean_of_sums(rows, "response_sum_minutes", "seen_count")
             share = percent(total(rows, "numerator_count"), n, 0)
             said = [average] if average is not None else []
-            why = ("cancelled", "already_seen", "left_early", "not_due")
+            why = ("cancelled", "already_seen", "invalid", "left_early", "not_due")
             told["responses"] = [share, *said, *_reasons(rows, *why), n]
     return told
 

@@ -145,6 +145,10 @@ def test_lwbs_goes_by_what_happened_not_by_the_code(on: Engine) -> None:
     ]
     out = of(lwbs(visits(on, *rows)))
     assert (out["numerator_count"], out["denominator_count"]) == (2, 6)
+    # Seen on that day, at a time that nobody knows.
+    somewhen = fact("g", "01-01 10:00", "01-01 12:00", disposition="eloped", quality_codes="provider_time_unknown")
+    out = of(lwbs(visits(on, *rows, somewhen)))
+    assert (out["numerator_count"], out["denominator_count"]) == (2, 7)
     # A source without dispositions cannot be judged: no rate, not one of 0 %.
     none = [fact(f"n{n}", "01-01 10:00", "01-01 12:00", disposition=None, **seen) for n in range(3)]
     out = of(lwbs(visits(on, *none)))
@@ -459,6 +463,26 @@ def test_critical_waits(on: Engine) -> None:
     assert out["excluded_pending_count"] == 1
     late = ("seen_late_count", "left_late_count", "waiting_late_count")
     assert [out[name] for name in late] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "visit",
+    [
+        # Seen: since when, nobody knows.
+        fact("a", "01-01 10:00", disposition=None, quality_codes="provider_time_unknown"),
+        fact("b", "01-01 10:00", "01-01 11:00", disposition="eloped", quality_codes="x;provider_time_unknown"),
+        # Somebody has decided about them: the clock is missing.
+        *(
+            fact("c", "01-01 09:00", "01-01 12:00", disposition=disposition)
+            for disposition in ("admitted", "home", "transferred", None)
+        ),
+    ],
+    ids=lambda visit: f"{visit['disposition']}, {visit['quality_codes']}",
+)
+def test_a_missing_provider_clock_is_nobody_unseen(on: Engine, visit: dict[str, Any]) -> None:
+    as_of = nw.lit(at("2026-01-01 12:00")).cast(nw.Datetime("us", "UTC"))
+    out = of(critical_waits(visits(on, visit | {"triage_level": 2}), as_of))
+    assert (out["excluded_invalid_count"], out["denominator_count"], out["value_pct"]) == (1, 0, None)
 
 
 # 72-hour returns ----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def visit(name: str, arrival: str, departure: str | None = None, **values: Any) 
         "is_cancelled": False,
         "age_years": 40,
         "undelivered": "",
+        "quality_codes": "",
         **clocks,
         "arrival_at": clock(arrival),
         "departure_at": clock(departure),
@@ -108,13 +109,17 @@ def test_stages_count_who_reached_them_and_time_those_with_both_clocks(on: Engin
             visit("C", "10:00", "10:30", triage_at="10:15"),
             visit("D", "10:00"),
             visit("E", "10:00", triage_at="10:01", is_cancelled=True),
+            visit("F", "10:00", triage_at="10:05", quality_codes="provider_time_unknown"),
         )
     )
     triage = of(out, stage="triage")
-    assert (triage["population_count"], triage["excluded_cancelled_count"], triage["denominator_count"]) == (5, 1, 4)
-    assert (triage["numerator_count"], triage["timed_count"], triage["untimed_count"]) == (3, 2, 1)
-    assert (triage["stage_sum_minutes"], triage["stage_median_minutes"]) == (20.0, 10.0)
-    assert triage["value_pct"] == 75.0
+    assert (triage["population_count"], triage["excluded_cancelled_count"], triage["denominator_count"]) == (6, 1, 5)
+    assert (triage["numerator_count"], triage["timed_count"], triage["untimed_count"]) == (4, 3, 1)
+    assert (triage["stage_sum_minutes"], triage["stage_median_minutes"]) == (25.0, 5.0)
+    assert triage["value_pct"] == 80.0
+    # F was seen, at a time that nobody knows.
+    provider = of(out, stage="provider")
+    assert (provider["numerator_count"], provider["timed_count"], provider["untimed_count"]) == (3, 2, 1)
     departure = of(out, stage="departure")
     # B left without a decision on record.
     assert (departure["numerator_count"], departure["timed_count"]) == (3, 1)
@@ -218,11 +223,6 @@ def test_rests_are_counted_by_the_shift_they_come_before(on: Engine) -> None:
     adds_up("kpi_shift_patterns_daily", out)
 
 
-def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> None:
-    arrivals = pl.DataFrame(
-        {
-            "service_date": [DAY] * 2,
-            "hospital_id": ["H1"] * 2,
 def test_rest_is_measured_from_the_last_end_of_all_earlier_shifts(on: Engine) -> None:
     """A shift may lie within an earlier one: the rest before the night is that after the long one, which ends last."""
     rows = [
@@ -239,6 +239,11 @@ def test_rest_is_measured_from_the_last_end_of_all_earlier_shifts(on: Engine) ->
     assert (second["nights_count"], second["nights_after_night_count"]) == (1, 1)
 
 
+def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> None:
+    arrivals = pl.DataFrame(
+        {
+            "service_date": [DAY] * 2,
+            "hospital_id": ["H1"] * 2,
             "iso_weekday_number": [4] * 2,
             "hour_of_day": [9, 10],
             "arrivals_count": [6, 3],
@@ -404,9 +409,13 @@ def test_the_response_is_counted_from_the_first_emergency_score(on: Engine) -> N
         visit("soon", "10:00", "13:00", provider_at="10:40"),
         visit("late", "10:00", "13:00", provider_at="10:41"),
         visit("before", "10:00", "13:00", provider_at="10:05"),
-        visit("gone", "10:00", "10:30"),
-        visit("left", "10:00", "11:00"),
+        visit("gone", "10:00", "10:30", disposition="eloped"),
+        visit("left", "10:00", "11:00", disposition="left_without_being_seen"),
         visit("still", "10:00"),
+        # Of those the clock is missing: seen at some time, and decided about by somebody.
+        visit("somewhen", "10:00", quality_codes="provider_time_unknown"),
+        visit("sent home", "10:00", "11:00"),
+        visit("admitted", "10:00", "10:30", disposition="admitted"),
         visit("well", "10:00", "13:00", provider_at="12:00"),
         visit("ward", "10:00", "10:05", provider_at="10:20"),
         visit("cancelled", "10:00", "13:00", is_cancelled=True),
@@ -417,13 +426,9 @@ def test_the_response_is_counted_from_the_first_emergency_score(on: Engine) -> N
     out = deterioration.news2_response(joined)
     found = of(out)
     # Scores of who felt well, or was gone by then, are none of these visits.
-    assert (found["population_count"], found["denominator_count"], found["numerator_count"]) == (7, 4, 1)
-    assert [found[f"excluded_{why}_count"] for why in ("cancelled", "already_seen", "left_early", "not_due")] == [
-        1,
-        1,
-        1,
-        0,
-    ]
+    assert (found["population_count"], found["denominator_count"], found["numerator_count"]) == (10, 4, 1)
+    reasons = ("cancelled", "already_seen", "invalid", "left_early", "not_due")
+    assert [found[f"excluded_{why}_count"] for why in reasons] == [1, 1, 3, 1, 0]
     assert (found["seen_count"], found["left_unseen_count"], found["waiting_count"]) == (2, 1, 1)
     assert found["response_sum_minutes"] == 30 + 31
     adds_up("kpi_news2_response_daily", out)

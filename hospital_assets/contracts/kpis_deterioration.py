@@ -95,8 +95,8 @@ class KpiNews2ResponseDaily(
     key=("service_date", "hospital_id", "department_name"),
     columns="""
         as_of_at excluded_cancelled_count excluded_undelivered_count excluded_already_seen_count
-        excluded_left_early_count excluded_not_due_count seen_count left_unseen_count waiting_count
-        response_sum_minutes
+        excluded_invalid_count excluded_left_early_count excluded_not_due_count seen_count left_unseen_count
+        waiting_count response_sum_minutes
     """,
     needs="er_visits.provider_time",
     conserved={"denominator_count": ("seen_count", "left_unseen_count", "waiting_count")},
@@ -109,8 +109,9 @@ class KpiNews2ResponseDaily(
             "visits with a score of 7 or more before departure, by day of arrival",
             "RCP NEWS2 2017 (emergency response)",
             clock="the first such set was recorded until first contact with a physician, NP or PA.",
-            exclusions="cancelled; seen before that set already; left within the time unseen; still there and the time "
-            "not yet up at `as_of_at`.",
+            exclusions="cancelled; seen before that set already; seen at an unknown time, or without a "
+            "provider contact admitted, sent home or never gone (its clock is missing); left within the time unseen; "
+            "still there and the time not yet up at `as_of_at`.",
             variants="patients already with a provider are left out: records do not show when the provider came back.",
         )
     ],

@@ -38,9 +38,10 @@ class KpiLwbsDaily(
             exclusions="registrations that were cancelled (A11); visits whose disposition is not known (yet): where a "
             "source delivers none, the rate is not known and is null.",
             variants="nobody saw the patient and the patient left: unseen, against advice or eloped without a provider "
-            "contact. Who has one is not counted, whatever the code. Who was sent home (or admitted, transferred, "
-            "died) without a recorded provider contact is not counted either: somebody decided that, so it is the "
-            "clock that is missing; the visit has no wait, and is a discharge like others in OP-18 and in returns.",
+            "contact. Who has one is not counted, whatever the code, nor is who was seen at an unknown "
+            "time. Who was sent home (or admitted, transferred, died) without a recorded provider contact is not "
+            "counted either: somebody decided that, so it is the clock that is missing; the visit has no wait, and is "
+            "a discharge like others in OP-18 and in returns.",
         )
     ],
 ):
@@ -173,8 +174,10 @@ class KpiCriticalWaitsDaily(
             "CTAS level 2",
             clock="earlier of triage and arrival; stops at first provider contact, at departure of "
             "who left unseen, or at `as_of_at`.",
-            exclusions=f"cancelled; still within {_CRITICAL_WAIT}; clocks that cannot be; neither seen nor gone "
-            f"{thresholds.LONGEST_PRESENCE_HOURS} hours after arrival (a record left open is no patient who waits).",
+            exclusions=f"cancelled; still within {_CRITICAL_WAIT}; clocks that cannot be, or are missing (seen "
+            "at an unknown time; admitted, sent home or transferred without a provider contact, or it is not known "
+            f"how the visit ended); neither seen nor gone {thresholds.LONGEST_PRESENCE_HOURS} hours after arrival (a "
+            "record left open is no patient who waits).",
             variants="averages of those who were seen leave out the worst cases.",
         )
     ],

@@ -15,13 +15,23 @@ LEFT = (LWBS, "against_medical_advice", "eloped")
 NOT_DISCHARGED = ("admitted", "transferred", "observation", "expired")
 
 
-def is_lwbs() -> nw.Expr:
+def went_away() -> nw.Expr:
+    """Whether the patient went on their own account, by `disposition`; false where none is known.
+
+    Of others who are gone somebody has decided: where they have no provider contact, its clock is missing.
+    """
+    return nw.coalesce(nw.col("disposition").is_in(LEFT), nw.lit(False))
+
+
+def is_lwbs(is_seen: nw.Expr) -> nw.Expr:
     """Whether a visit left without being seen; false while it is open, and where it was cancelled.
 
-    By `disposition`, `provider_at` and `is_cancelled`; false, too, where no disposition is known: see `is_known`.
+    By `disposition` and `is_cancelled`; false, too, where no disposition is known: see `is_known`.
+
+    Args:
+        is_seen: whether a provider has seen the patient, at whatever time.
     """
-    has_left = nw.coalesce(nw.col("disposition").is_in(LEFT), nw.lit(False))
-    return has_left & nw.col("provider_at").is_null() & ~nw.col("is_cancelled")
+    return went_away() & ~is_seen & ~nw.col("is_cancelled")
 
 
 def is_known() -> nw.Expr:

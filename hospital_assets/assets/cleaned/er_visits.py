@@ -18,6 +18,7 @@ from hospital_assets.assets.cleaned.rules import (
     completed,
     derived_clocks,
     first_broken,
+    has_code,
     identity,
     in_future,
     in_order,
@@ -293,6 +294,11 @@ def validate_er_visits(
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
+
+
+def is_seen() -> nw.Expr:
+    """Whether a provider has seen the patient: at a known time (`provider_at`), or at one that nobody knows."""
+    return ~nw.col("provider_at").is_null() | has_code(PROVIDER_TIME_UNKNOWN)
 
 
 def _is_without_time(clock: str, statuses: Sequence[str]) -> nw.Expr:

@@ -3,7 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, PROVIDER_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, is_seen
 from hospital_assets.assets.cleaned.rules import has_code, sources_of
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
@@ -185,7 +185,6 @@ def measured(frame: Frame) -> Frame:
         _los=minutes_between("arrival_at", "departure_at"),
     )
     exclusion = wait_exclusion("_start_at", "_wait")
-    was_seen = ~nw.col("provider_at").is_null() | has_code(PROVIDER_TIME_UNKNOWN)
     return frame.with_columns(
         wait_exclusion=exclusion,
         wait_minutes=nw.when(exclusion.is_null()).then(nw.col("_wait")),
@@ -193,7 +192,7 @@ def measured(frame: Frame) -> Frame:
         los_minutes=nw.when(nw.col("_los") >= 0).then(nw.col("_los")),
         is_open=nw.col("departure_at").is_null() & ~ends_by_day(),
         is_critical=is_critical(),
-        is_lwbs=is_lwbs(),
+        is_lwbs=is_lwbs(is_seen()),
         # Who left before the clock started was there for no minute of it.
         four_hour_minutes=nw.when(nw.col("_los") >= 0).then(nw.max_horizontal(nw.col("_four_hour"), nw.lit(0.0))),
         room_minutes=nw.when(nw.col("_room") >= 0).then(nw.col("_room")),
@@ -201,7 +200,7 @@ def measured(frame: Frame) -> Frame:
             nw.col("_boarding")
         ),
         age_years=age_in_years("birth_date", "_arrival_day", "age_at_extract_years"),
-        doctor_key=nw.when(nw.col("doctor_id").is_null() & ~was_seen)
+        doctor_key=nw.when(nw.col("doctor_id").is_null() & ~is_seen())
         .then(nw.lit(NOT_YET_KEY))
         .otherwise(nw.col("doctor_key")),
         triage_key=nw.coalesce(nw.col("triage_key"), nw.lit(UNKNOWN_KEY)),
@@ -209,7 +208,7 @@ def measured(frame: Frame) -> Frame:
         arrival_date_key=date_key("_arrival_day"),
         arrival_time_key=nw.coalesce(time_key("arrival_local"), nw.lit(UNKNOWN_KEY)),
         provider_date_key=nw.coalesce(
-            date_key("_provider_local"), nw.when(was_seen).then(nw.lit(UNKNOWN_KEY)), nw.lit(NOT_YET_KEY)
+            date_key("_provider_local"), nw.when(is_seen()).then(nw.lit(UNKNOWN_KEY)), nw.lit(NOT_YET_KEY)
         ),
         departure_date_key=nw.coalesce(
             date_key("_departure_local"), nw.when(ends_by_day()).then(nw.lit(UNKNOWN_KEY)), nw.lit(NOT_YET_KEY)

@@ -7,6 +7,7 @@ All count for the day of arrival, whenever a set was recorded: an evening's obse
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.er_visits import is_seen
 from hospital_assets.assets.cleaned.vitals import is_timed
 from hospital_assets.assets.declare import days_around, several_tables
 from hospital_assets.assets.facts.undelivered import lacks
@@ -15,6 +16,7 @@ from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.kpis_deterioration import LAST_HOUR
 from hospital_assets.measures import thresholds
+from hospital_assets.measures.lwbs import went_away
 from hospital_assets.measures.observations import (
     AFTER_DAYS,
     BEFORE_DAYS,
@@ -71,7 +73,8 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
     Returns:
         The visits with hospital_id, department_name, as_of_at, `_start_at` (of the wait; null where there is nothing to
         measure from),
-        `_left_at` (departure; of an unknown one at the latest three days after arrival) and `_has_left` (by as_of_at).
+        `_left_at` (departure; of an unknown one at the latest three days after arrival), `_has_left` (by as_of_at),
+        `_is_seen` (at whatever time) and `_went_away` (on their own account).
     """
     named = (
         visits.select(
@@ -87,6 +90,8 @@ def present(visits: Frame, hospitals: Frame, departments: Frame, now: nw.Expr) -
             "departure_at",
             "is_open",
             "undelivered",
+            _is_seen=is_seen(),
+            _went_away=went_away(),
         )
         .join(hospitals.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
         .join(departments.select("department_key", "department_name"), on="department_key", how="left")
@@ -230,6 +235,8 @@ def news2_response(sets: Frame) -> Frame:
         "provider_at",
         "_left_at",
         "_has_left",
+        "_is_seen",
+        "_went_away",
     )
     first = (
         emergencies.group_by("visit_id", *visit)
@@ -239,7 +246,10 @@ def news2_response(sets: Frame) -> Frame:
             _minutes=minutes_between("_first_at", "provider_at"),
         )
     )
-    is_seen = ~nw.col("provider_at").is_null()
+    seen, has_left = nw.col("_is_seen"), nw.col("_has_left")
+    is_untimed = seen & nw.col("provider_at").is_null()
+    # About others who are gone somebody has decided, and nobody stays for three days: their clock is missing.
+    is_unknown = ~seen & has_left & ~nw.col("_went_away")
     return rates(
         first,
         ("service_date", "as_of_at"),
@@ -248,14 +258,15 @@ def news2_response(sets: Frame) -> Frame:
             "cancelled": nw.col("is_cancelled"),
             "undelivered": lacks("kpi_news2_response_daily"),
             "already_seen": nw.col("_minutes") < 0,
-            "left_early": ~is_seen & nw.col("_has_left") & (nw.col("_left_at") < nw.col("_due_at")),
-            "not_due": ~is_seen & ~nw.col("_has_left") & (nw.col("as_of_at") < nw.col("_due_at")),
+            "invalid": is_untimed | is_unknown,
+            "left_early": ~seen & has_left & (nw.col("_left_at") < nw.col("_due_at")),
+            "not_due": ~seen & ~has_left & (nw.col("as_of_at") < nw.col("_due_at")),
         },
         counted={
             "numerator_count": nw.col("_minutes") <= thresholds.NEWS2_RESPONSE_MINUTES,
-            "seen_count": is_seen,
-            "left_unseen_count": ~is_seen & nw.col("_has_left"),
-            "waiting_count": ~is_seen & ~nw.col("_has_left"),
+            "seen_count": seen,
+            "left_unseen_count": ~seen & has_left,
+            "waiting_count": ~seen & ~has_left,
         },
         of=["_minutes"],
         figures={"response_sum_minutes": exact_sum("_minutes")},

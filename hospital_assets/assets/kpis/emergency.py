@@ -7,6 +7,7 @@ definitions stand with the contracts. `dg.asset` functions only bring the column
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.er_visits import is_seen
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.facts.undelivered import lacks
 from hospital_assets.assets.kpis.occupancy import EMERGENCY
@@ -17,7 +18,7 @@ from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures import thresholds
 from hospital_assets.measures.four_hour import is_within_four_hours
-from hospital_assets.measures.lwbs import LEFT, is_known
+from hospital_assets.measures.lwbs import LEFT, is_known, went_away
 from hospital_assets.measures.presence import visit_until
 from hospital_assets.measures.triage import is_critical, triage_group, wait_target
 from hospital_assets.measures.waits import is_possible, wait_start
@@ -207,11 +208,16 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
         as_of: the moment until which open visits have waited.
     """
     critical = visits.filter(is_critical()).with_columns(as_of_at=as_of)
-    is_seen = ~nw.col("provider_at").is_null()
-    has_left = ~nw.col("is_open")
+    seen, has_left = is_seen(), ~nw.col("is_open")
     until = nw.coalesce(nw.col("departure_at"), nw.when(nw.col("is_open")).then(nw.col("as_of_at")))
     elapsed = minutes_of(until - wait_start())
-    critical = critical.with_columns(_elapsed=nw.when(is_seen).then(nw.col("wait_minutes")).otherwise(elapsed))
+    critical = critical.with_columns(
+        _elapsed=nw.when(seen)
+        .then(nw.col("wait_minutes"))
+        # About others who are gone somebody has decided: nobody knows for how long they had waited.
+        .when(nw.col("is_open") | went_away())
+        .then(elapsed)
+    )
     late = nw.col("_elapsed") > thresholds.CRITICAL_WAIT_MINUTES
     return rates(
         critical,
@@ -220,15 +226,15 @@ def critical_waits(visits: Frame, as_of: nw.Expr) -> Frame:
         excluded={
             "cancelled": nw.col("is_cancelled"),
             "undelivered": lacks("kpi_critical_waits_daily"),
-            "lapsed": ~is_seen & ~has_left & (visit_until("arrival_at", "departure_at") <= nw.col("as_of_at")),
+            "lapsed": ~seen & ~has_left & (visit_until("arrival_at", "departure_at") <= nw.col("as_of_at")),
             "invalid": nw.col("_elapsed").is_null() | ~is_possible("_elapsed"),
-            "pending": ~is_seen & ~has_left & ~late,
+            "pending": ~seen & ~has_left & ~late,
         },
         counted={
             "numerator_count": late,
-            "seen_late_count": late & is_seen,
-            "left_late_count": late & ~is_seen & has_left,
-            "waiting_late_count": late & ~is_seen & ~has_left,
+            "seen_late_count": late & seen,
+            "left_late_count": late & ~seen & has_left,
+            "waiting_late_count": late & ~seen & ~has_left,
         },
     )
 

@@ -3,6 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
+from hospital_assets.assets.cleaned.er_visits import is_seen
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.facts.undelivered import lacks_any
 from hospital_assets.assets.kpis.totals import rates
@@ -38,8 +39,8 @@ def stages(visits: Frame) -> Frame:
                 *GROUPS,
                 "is_cancelled",
                 stage=nw.lit(stage),
-                # Who left at an unknown time of a known day has left.
-                _is_reached=~nw.col("is_open") if stage == "departure" else ~nw.col(end).is_null(),
+                # Who left or was seen at an unknown time has left or was seen.
+                _is_reached={"departure": ~nw.col("is_open"), "provider": is_seen()}.get(stage, ~nw.col(end).is_null()),
                 _is_undelivered=lacks_any(f"er_visits.{stage}_time"),
                 _minutes=minutes_between(start, end),
             )

@@ -47,6 +47,7 @@ _REASONS = {
     "unknown_age": "age unknown",
     "incomplete": "not all seven parameters",
     "already_seen": "with a provider already",
+    "invalid": "clock of the provider missing",
     "left_early": "left before the time was up",
     "not_due": "time not yet up",
 }

@@ -47,7 +47,7 @@ def responses(mart: Mart, where: Slice) -> Row | None:
         "sum(seen_count)::bigint as seen, sum(left_unseen_count)::bigint as left_unseen, "
         "sum(waiting_count)::bigint as waiting, "
         f"{average('response_sum_minutes', 'seen_count')} as average, "
-        + _left_out("cancelled", "already_seen", "left_early", "not_due"),
+        + _left_out("cancelled", "already_seen", "invalid", "left_early", "not_due"),
     )
     return rows[0] if rows else None
 
