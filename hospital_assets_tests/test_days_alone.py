@@ -55,7 +55,7 @@ def message(event: str, at: str, number: str, of: str = "", **told: str) -> str:
         [
             rf"MSH|^~\&|ADT|GEN|ED|HERE|{written}||ADT^{event}|{number}-{event}-{written}|P|2.5",
             f"EVN||{written}||||{at}",
-            f"PID|1||P{number}^^^GEN^MR||Doe^Jo||19800102|F",
+            f"PID|1||P{number}^^^GEN^MR||{told.get('said', 'Doe^Jo||19800102|F')}",
             "PV1|" + "|".join(fields[1:]),
             f"PV2|1||^Chest pain{'|' * 35}A" if told.get("is_told") else "",
             "",
@@ -98,7 +98,10 @@ FIRST = {
     + message("A03", "20260113120000", "S2", cls="I", place="ICU", as_="01")
     + message("A04", "20260111235000", "E1", "20260111235000", is_told="yes")
     + message("A03", "20260112020000", "E1", "20260111235000", as_="01")
-    + message("A04", "20260111230000", "E2"),
+    + message("A04", "20260111230000", "E2")
+    # Nobody has stated the patient's birth date yet; the telephone number is new.
+    + message("A04", "20260112090000", "E3", "20260112090000", said="Doe^Jo||||||||555")
+    + message("A03", "20260112100000", "E3", "20260112090000", as_="01", said="Doe^Jo"),
     # Who boards over midnight is part of one encounter, and then of another.
     "fhir-r4/a.ndjson": resource("Organization", "H", type=[{"coding": [{"code": "prov"}]}], name="H", extension=[ZONE])
     + resource("Location", "ED", name="Emergency", managingOrganization={"reference": "Organization/H"})
@@ -117,7 +120,9 @@ LATER = {
     "hl7v2-adt/b.hl7": message("A01", "20260111100000", "S1", cls="I", place="ICU")
     + message("A03", "20260113120000", "S2", cls="I", place="ICU", as_="20", written="20260113150000")
     + message("A08", "20260112030000", "E1", "20260112000500")
-    + message("A03", "20260112010000", "E2", as_="01"),
+    + message("A03", "20260112010000", "E2", as_="01")
+    # What was known of a patient the day before.
+    + message("A31", "20260111080000", "E3", said="Doe^Jo||19400102|F"),
 }
 
 
@@ -154,7 +159,10 @@ def test_what_happened_is_counted_once_and_on_its_day(at_once: Settings) -> None
         ("fhir-r4:E1", "2026-01-11", "unknown", None, 240.0, False),
         ("hl7v2-adt:GEN-E1", "2026-01-12", "ambulance", None, 115.0, False),
         ("hl7v2-adt:GEN-E2", "2026-01-11", "unknown", None, 120.0, False),
+        ("hl7v2-adt:GEN-E3", "2026-01-12", "unknown", None, 60.0, False),
     ]
+    ages = query(at_once, "select age_years from facts.fact_emergency_visits where visit_id = 'hl7v2-adt:GEN-E3'")
+    assert ages["age_years"].to_list() == [86]
     conflicts = query(at_once, "select record from cleaned.quarantine_er_visits where rule = 'visit_id_conflict'")
     assert ["P9" in record for record in conflicts["record"]] == [True]
     boarded = "select destination_department from kpis.kpi_boarding_daily where hospital_id = 'all'"
