@@ -100,8 +100,8 @@ FIRST = {
     + message("A03", "20260112020000", "E1", "20260111235000", as_="01")
     + message("A04", "20260111230000", "E2")
     # Nobody has stated the patient's birth date yet; the telephone number is new.
-    + message("A04", "20260112090000", "E3", "20260112090000", said="Doe^Jo||||||||555")
-    + message("A03", "20260112100000", "E3", "20260112090000", as_="01", said="Doe^Jo"),
+    + message("A04", "20260114090000", "E3", "20260114090000", said="Doe^Jo||||||||555")
+    + message("A03", "20260114100000", "E3", "20260114090000", as_="01", said="Doe^Jo"),
     # Who boards over midnight is part of one encounter, and then of another.
     "fhir-r4/a.ndjson": resource("Organization", "H", type=[{"coding": [{"code": "prov"}]}], name="H", extension=[ZONE])
     + resource("Location", "ED", name="Emergency", managingOrganization={"reference": "Organization/H"})
@@ -111,6 +111,8 @@ FIRST = {
         "E2", "IMP", "IC", "2026-01-12T02:00:00", "2026-01-13T09:00:00", "home", partOf={"reference": "Encounter/E1"}
     ),
 }
+#: What was known of a patient three days before.
+KNOWN = message("A31", "20260111080000", "E3", said="Doe^Jo||19400102|F")
 LATER = {
     # The number of another patient's visit; a visit known by its day; a diagnosis that is withdrawn.
     "native/er_visits/b.csv": HEAD
@@ -121,8 +123,7 @@ LATER = {
     + message("A03", "20260113120000", "S2", cls="I", place="ICU", as_="20", written="20260113150000")
     + message("A08", "20260112030000", "E1", "20260112000500")
     + message("A03", "20260112010000", "E2", as_="01")
-    # What was known of a patient the day before.
-    + message("A31", "20260111080000", "E3", said="Doe^Jo||19400102|F"),
+    + KNOWN,
 }
 
 
@@ -159,7 +160,7 @@ def test_what_happened_is_counted_once_and_on_its_day(at_once: Settings) -> None
         ("fhir-r4:E1", "2026-01-11", "unknown", None, 240.0, False),
         ("hl7v2-adt:GEN-E1", "2026-01-12", "ambulance", None, 115.0, False),
         ("hl7v2-adt:GEN-E2", "2026-01-11", "unknown", None, 120.0, False),
-        ("hl7v2-adt:GEN-E3", "2026-01-12", "unknown", None, 60.0, False),
+        ("hl7v2-adt:GEN-E3", "2026-01-14", "unknown", None, 60.0, False),
     ]
     ages = query(at_once, "select age_years from facts.fact_emergency_visits where visit_id = 'hl7v2-adt:GEN-E3'")
     assert ages["age_years"].to_list() == [86]
@@ -187,7 +188,7 @@ def test_a_day_built_again_alone_is_the_same(at_once: Settings, offset: int) -> 
 
 
 #: The first message of a stay alone: the numbers of its other days' segments move.
-BEGUN = {"hl7v2-adt/c.hl7": message("A01", "20260111100000", "S1", cls="I", place="ICU")}
+BEGUN = {"hl7v2-adt/c.hl7": message("A01", "20260111100000", "S1", cls="I", place="ICU") + KNOWN}
 
 
 @pytest.mark.slow
