@@ -114,5 +114,6 @@ def _origins(contract: Contract, name: str) -> Iterator[tuple[Contract, str]]:
     """Cleaned tables and their columns that hold what identifies a row: surrogate keys are nowhere in them."""
     if name == contract.key[0] or name.endswith("_id"):
         for table, column in cleaned_origins(contract, name):
-            if CONTRACTS[table].column(column).dtype == contract.column(name).dtype:
+            # A key may be computed from other things than identifiers, too.
+            if column.endswith("_id") and CONTRACTS[table].column(column).dtype == contract.column(name).dtype:
                 yield CONTRACTS[table], column
