@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import random
 import re
@@ -18,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -727,22 +729,27 @@ def test_a_bucket_is_brought(
 def test_keys_that_are_no_paths_stop_nothing_beside_them(
     bucket: Callable[[str, bytes], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import boto3
+    def by_key(method: str, key: str, body: bytes | None = None) -> None:
+        """As it is: clients of HTTP and of buckets take such keys for paths."""
+        server = http.client.HTTPConnection(urlsplit(os.environ["AWS_ENDPOINT_URL"]).netloc)
+        with contextlib.closing(server):
+            server.request(method, f"/bucket/{key}", body, {"Authorization": "AWS planted-key-id:signature"})
+            assert server.getresponse().status < 300
 
-    settings, client = Settings(tmp_path), boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    settings = Settings(tmp_path)
     for key in ("a.csv", "hospitals/b.csv", "z/c.csv"):
         bucket(key, b"id\n1\n")
     for key in ("in/folder//", "in/m//b.csv", "in/n/o/./x.csv"):
-        client.put_object(Bucket="bucket", Key=key, Body=b"id\n2\n")
+        by_key("PUT", key, b"id\n2\n")
     for count in (3, 0):
         done = pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None)
         assert done.brought == count and "rename" in done.reason and "x.csv" not in done.reason
     # Where it stands beside the folders, they are listed one by one.
-    client.put_object(Bucket="bucket", Key="in/../x.csv", Body=b"id\n2\n")
+    by_key("PUT", "in/../x.csv", b"id\n2\n")
     bucket("hospitals/d.csv", b"id\n3\n")
     assert pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None).brought == 1
     for key in ("in/folder//", "in/m//b.csv", "in/n/o/./x.csv", "in/../x.csv"):
-        client.delete_object(Bucket="bucket", Key=key)
+        by_key("DELETE", key)
     assert pull(settings, profile_at("s3://bucket/in"), lambda: NOW, lambda _: None).succeeded
 
 
