@@ -125,6 +125,15 @@ def open_to_others(folder: Path) -> Iterator[Path]:
                     yield path
 
 
+def version_of(file: Path) -> tuple[int, ...]:
+    """What changes whenever a file is replaced or written to; empty where it is not there."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @contextlib.contextmanager
 def in_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All that the block does in a SQLite file of our own, or nothing of it; nobody else writes meanwhile.

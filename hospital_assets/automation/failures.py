@@ -14,7 +14,7 @@ import polars as pl
 
 from hospital_assets.files import RIGHTS, why_of_sqlite
 from hospital_assets.publishing.publications import PublicationError
-from hospital_assets.warehouse.errors import WarehouseError, redacted
+from hospital_assets.warehouse.errors import WarehouseError, causes_of, redacted
 
 _FULL = (
     "the disk is full: make room (the folders `spool` and `spill` in the warehouse's may be emptied), then run this "
@@ -31,7 +31,7 @@ _FORBIDDEN = ("permission denied", "read-only file system")
 
 def in_words(error: BaseException) -> str | None:
     """What happened and what to do; None where only a programmer can tell."""
-    causes = list(_causes(error))
+    causes = causes_of(error)
     if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes) or any(
         isinstance(cause, _OF_THE_MACHINE) and any(words in str(cause).lower() for words in FULL_DISK)
         for cause in causes
@@ -84,13 +84,3 @@ def remedy_of(failure: str) -> str:
     if any(words in failure.lower() for words in _FORBIDDEN):
         return RIGHTS
     return RESTORE if any(words in failure for words in _DAMAGED) else ""
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """An error and what led to it, the last one first."""
-    found: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in found:
-        found.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return found

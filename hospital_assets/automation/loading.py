@@ -18,7 +18,7 @@ import dagster as dg
 from hospital_assets.alerts.outbox import Signal, open_outbox
 from hospital_assets.automation.failures import FULL_DISK, with_remedy
 from hospital_assets.automation.jobs import refreshed_by
-from hospital_assets.automation.refresh import MOST_TRIES, Decision, Outcome, Request, State, decide
+from hospital_assets.automation.refresh import MOST_TRIES, Decision, Outcome, Request, State, decide, held_in
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import DATED, LANDED
@@ -86,8 +86,7 @@ class Loading:
     ) -> None:
         self._settings, self._landing, self._run = settings, landing, run
         # What was held back by a program that has ended.
-        held = [sha for sha, why in landing.held_back().items() if why == "held"]
-        self._state = State(failures=dict.fromkeys(held, MOST_TRIES - 1))
+        self._state = State(failures=dict.fromkeys(held_in(landing.held_back()), MOST_TRIES - 1))
         self._outcomes: Mapping[str, Outcome] = {}
 
     def resumes(self, now: datetime) -> bool:
@@ -105,8 +104,8 @@ class Loading:
         self._state = decision.state
         outcomes = set(self._outcomes.values())
         # A held file waits for its try, and one that was let go for the next look.
-        own = {sha for sha, why in decision.held_back.items() if why == "held"} & decision.state.failures.keys()
-        is_held = bool(own) or not held_back.keys() <= decision.held_back.keys()
+        has_own = not decision.state.failures.keys().isdisjoint(held_in(decision.held_back))
+        is_held = has_own or not held_back.keys() <= decision.held_back.keys()
         is_at_rest = "stopped" in outcomes or _nanoseconds(now) < decision.state.stopped_until_ns
         is_unfinished = "failed" in outcomes or (is_held and not is_at_rest)
         return Step(is_unfinished, decision.quarantined, list(decision.state.suspects.values()) * decision.has_stopped)

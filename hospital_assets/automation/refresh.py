@@ -138,8 +138,7 @@ def decide(
     doubted = set(state.doubted)
     stopped_until_ns, has_stopped = state.stopped_until_ns, False
     has_succeeded = False
-    all_held = {sha for sha, why in held_back.items() if why == "held"}
-    strange = {sha: state.strange.get(sha, 0) + 1 for sha in all_held - failures.keys()}
+    strange = {sha: state.strange.get(sha, 0) + 1 for sha in held_in(held_back) if sha not in failures}
     failures |= {sha: MOST_TRIES - 1 for sha, looks in strange.items() if looks > _LONG}
     for run in state.pending:
         outcome = outcomes.get(run.run_key)
@@ -167,8 +166,7 @@ def decide(
         free = [file for file in waiting if file.file_sha256 not in held_back]
         # A file that is being tried alone is not waited for, and nothing is mixed into its run.
         alone = [file for file in free if failures.get(file.file_sha256, 0) >= MOST_TRIES - 1][:1]
-        held = [sha for sha, why in held_back.items() if why == "held" and sha in failures]
-        held.sort(key=suspects.__contains__)
+        held = sorted(filter(failures.__contains__, held_in(held_back)), key=suspects.__contains__)
         if alone or is_due(free, now_ns, after_files, after_seconds):
             serial += 1
             blamed = set()
@@ -197,6 +195,11 @@ def decide(
         has_stopped=has_stopped,
         has_resumed=state.stopped_until_ns > 0 and stopped_until_ns == 0,
     )
+
+
+def held_in(held_back: Mapping[str, str]) -> list[str]:
+    """Of the files that are held back, those that are to be tried again, in their turn."""
+    return [sha for sha, why in held_back.items() if why == "held"]
 
 
 def _blame(

@@ -108,7 +108,7 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
             again = ("now" if due <= wall else f"in {_age(wall, due)}") if looks_itself else "hospital pull"
             counts = (f"{count:,}" for count in (look.brought, look.waiting, look.refused))
             table.add_row(name, profile.source.place, newest, lag, again, *counts, look.reason)
-            refused += [f"{name}: {key!r}: {why}" for key, why in memory.refused(name)]
+            refused += [f"{name}: {key!r}: {why}" for key, (why, _) in memory.refused(name).items()]
     for name, problem in sorted(profiles.unusable.items()):
         table.add_row(name, "", "", "", "", "", "", f"correct the profile: {problem}")
     if table.row_count:

@@ -56,7 +56,7 @@ from hospital_assets.live.alert_rules import (
 )
 from hospital_assets.live.copies import merge_landed, not_over, read_copy, read_landed_visits
 from hospital_assets.settings import Settings
-from hospital_assets.warehouse.errors import heed_interruption
+from hospital_assets.warehouse.errors import causes_of, heed_interruption
 from hospital_assets.warehouse.loads import read_ledger_copy
 
 _LOG = logging.getLogger("hospital.alerts")
@@ -266,15 +266,12 @@ class Monitor:
 
 def _is_of_the_moment(error: BaseException) -> bool:
     """Whether the machine is at fault (a share that is away, a full disk, memory), and not the file that was read."""
-    cause: BaseException | None = error
-    while cause is not None:
+    return any(
+        isinstance(cause, _OF_THE_MACHINE)
         # Polars has no class of its own for what the system refuses, but ends with the system's number for it.
-        if isinstance(cause, _OF_THE_MACHINE) or (
-            isinstance(cause, pl.exceptions.PolarsError) and _BY_SYSTEM in str(cause)
-        ):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+        or (isinstance(cause, pl.exceptions.PolarsError) and _BY_SYSTEM in str(cause))
+        for cause in causes_of(error)
+    )
 
 
 def _with_earlier(warehouse_file: Path, landed: pl.DataFrame, profiles: Profiles, since: date) -> pl.DataFrame:

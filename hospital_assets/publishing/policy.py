@@ -21,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from hospital_assets.contracts import CONTRACTS, LAYERS, Column, Contract
 from hospital_assets.contracts.fields import Privacy
+from hospital_assets.files import version_of
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.toml_text import TextError, line_of, text_of
 
@@ -399,12 +400,12 @@ class CurrentPolicy:
             PolicyError: the file cannot be used.
         """
         self._settings = settings
-        self._version = _version_of(settings.policy_file)
+        self._version = version_of(settings.policy_file)
         self._policy = load_policy(settings)
 
     def __call__(self) -> Policy:
         """The policy; the file is only read again when it has changed."""
-        version = _version_of(self._settings.policy_file)
+        version = version_of(self._settings.policy_file)
         if version != self._version:
             self._version = version
             try:
@@ -412,14 +413,6 @@ class CurrentPolicy:
             except PolicyError as error:
                 logging.getLogger(__name__).error("the policy of before stays in force: %s", error)
         return self._policy
-
-
-def _version_of(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def usable_policy(settings: Settings) -> Policy:

@@ -33,7 +33,7 @@ from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.alerts.outbox import Outbox, outbox_file
 from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import links_below, read_state, replace_text, replacing
+from hospital_assets.files import links_below, read_state, replace_text, replacing, version_of
 from hospital_assets.landing.content import is_finished
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.publishing.pseudonyms import SecretKey
@@ -64,18 +64,20 @@ _UNFINISHED = ".erasing"
 _QUIET_SECONDS = 30.0
 
 
-#: Inode, size and time of a file.
-_Stamp = tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class _Ready:
     """A landed file, and the one without the person that takes its place."""
 
     path: Path
-    stamp: _Stamp
+    version: tuple[int, ...]
     temporary: Path
     records: int
+
+    def is_changing(self) -> bool:
+        """Whether it was replaced or written to, or somebody has it open; where nobody can tell, its time says."""
+        if version_of(self.path) != self.version:
+            return True
+        return time.time() - self.path.stat().st_mtime < _QUIET_SECONDS and not is_finished(self.path)
 
 
 class EraseError(ValueError):
@@ -286,22 +288,13 @@ def as_landed(settings: Settings, person: Person) -> Person:
 
 def _held(
     settings: Settings, person: Person, shared: frozenset[str] = frozenset()
-) -> Iterator[tuple[Path, _Stamp, Holding]]:
-    """Every landed file that holds something of a person, with its stamp before it was read; see `LandedSearch`."""
+) -> Iterator[tuple[Path, tuple[int, ...], Holding]]:
+    """Every landed file that holds something of a person, and its version that was read; see `LandedSearch`."""
     with landed_search(settings, person, shared) as search:
         for path in _files(settings.landing):
-            stamp = _stamp(path)
+            version = version_of(path)
             if (held := search.holding(path)) is not None:
-                yield path, stamp, held
-
-
-def _stamp(path: Path) -> _Stamp:
-    """What changes when a file is replaced or written to; empty where it is gone."""
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+                yield path, version, held
 
 
 @contextlib.contextmanager
@@ -371,7 +364,7 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
                 "take the person out yourself, correct it, or move the file away, then try again; nothing was changed: "
                 f"{'; '.join(unclear[:10])}{f'; and {len(unclear) - 10} more' if unclear[10:] else ''}"
             )
-        if changing := [one.path for one in ready if _stamp(one.path) != one.stamp or _is_being_written(one.path)]:
+        if changing := [one.path for one in ready if one.is_changing()]:
             names = ", ".join(str(path.relative_to(settings.landing)) for path in changing[:10])
             raise EraseError(
                 f"somebody is writing what the person would be taken out of ({names}): run this again in a minute, or "
@@ -384,11 +377,6 @@ def strip_landing(settings: Settings, person: Person) -> list[Stripped]:
     for one in ready:
         one.temporary.replace(one.path)
     return [Stripped(str(one.path.relative_to(settings.landing)), one.records) for one in ready]
-
-
-def _is_being_written(path: Path) -> bool:
-    """Whether somebody has the file open, as far as the system can tell; where it cannot, its time says."""
-    return time.time() - path.stat().st_mtime < _QUIET_SECONDS and not is_finished(path)
 
 
 def strip_ground_truth(settings: Settings, person: Person) -> None:
@@ -406,7 +394,7 @@ def _make_ready(
     """Write files without the person's records beside them; returns what nobody can tell, and visits of others too."""
     unclear: list[str] = []
     of_others: frozenset[str] = frozenset()
-    for path, stamp, held in _held(settings, person, shared):
+    for path, version, held in _held(settings, person, shared):
         unclear += [f"{held.file} ({why})" for why in held.unclear]
         of_others |= held.shared
         if held.kept is None or unclear:
@@ -414,7 +402,7 @@ def _make_ready(
         temporary = path.with_name(f".{path.name}{_UNFINISHED}")
         with replacing(temporary, mode=stat.S_IMODE(path.stat().st_mode)) as made:
             made.write_bytes(held.kept)
-        ready.append(_Ready(path, stamp, temporary, held.records))
+        ready.append(_Ready(path, version, temporary, held.records))
     return unclear, of_others
 
 

@@ -214,14 +214,9 @@ class Memory:
         self._connection.execute("update looks set listed_all_at = null where source = ?", [source])
         return datetime.fromisoformat(row[0])
 
-    def refused(self, source: str) -> list[tuple[str, str]]:
-        """The entries that never will be brought as they are, and why."""
-        asked = "select key, reason from entries where source = ? and state = 'refused' order by key"
-        return self._connection.execute(asked, [source]).fetchall()
-
-    def refusals(self, source: str) -> dict[str, tuple[str, str]]:
+    def refused(self, source: str) -> dict[str, tuple[str, str]]:
         """The key of each refused entry -> why, and within which limits it was read (empty: it was not)."""
-        asked = "select key, reason, limits from entries where source = ? and state = 'refused'"
+        asked = "select key, reason, limits from entries where source = ? and state = 'refused' order by key"
         return {key: (reason, limits) for key, reason, limits in self._connection.execute(asked, [source])}
 
     def left(self, source: str) -> list[tuple[str, str, str]]:

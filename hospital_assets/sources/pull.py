@@ -128,7 +128,7 @@ class _Look:
         for archive, name, _ in self.memory.left(self.profile.name):
             if not why_left(name, self.profile, archive):
                 known.pop(archive, None)
-        refused = self.memory.refusals(self.profile.name)
+        refused = self.memory.refused(self.profile.name)
         unlisted: UnlistedError | None = None
         places = [_Place()] if is_all else _ends(self.profile, known)
         while places:

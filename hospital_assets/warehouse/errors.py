@@ -25,6 +25,16 @@ def heed_interruption(error: BaseException) -> None:
         raise KeyboardInterrupt from None
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An error and what led to it, the last one first."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
 class WarehouseError(Exception):
     """A table could not be written or read; the message says which, why, and what to do."""
 

@@ -25,7 +25,7 @@ from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, Warehou
 from hospital_assets.warehouse.dialect import Frame, lazy
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.lineage import lineage_of
-from hospital_assets.warehouse.loads import complete_loads, publish_ledger, record_loads
+from hospital_assets.warehouse.loads import complete_loads, publish_ledger_at_last, record_loads
 
 #: Bookkeeping that is stored together with the rows.
 Also = Callable[[duckdb.DuckDBPyConnection], None]
@@ -228,7 +228,7 @@ class WarehouseIOManager(dg.ConfigurableIOManager):
             f"run {context.run_id}",
         )
         if contract.layer == "raw":
-            warehouse.after_commit("ledger", lambda: publish_ledger(warehouse), is_last=True)
+            publish_ledger_at_last(warehouse)
         if is_landed:
             self.warehouse.note_loads()
         details: dict[str, Any] = {

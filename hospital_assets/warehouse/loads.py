@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from hospital_assets.contracts import CONTRACTS, PARTITION_COLUMN, Contract
-from hospital_assets.files import replacing
+from hospital_assets.files import replacing, version_of
 from hospital_assets.warehouse.database import Period, Warehouse
 from hospital_assets.warehouse.dialect import literal, quoted
 
@@ -89,7 +89,7 @@ def complete_loads(warehouse: Warehouse, run_id: str) -> None:
     warehouse.connection.execute(
         "update raw.loaded_files set is_complete = true where run_id = ? and not is_complete", [run_id]
     )
-    warehouse.after_commit("ledger", lambda: publish_ledger(warehouse), is_last=True)
+    publish_ledger_at_last(warehouse)
 
 
 def read_loads(warehouse: Warehouse) -> pl.DataFrame:
@@ -126,6 +126,11 @@ def publish_ledger(warehouse: Warehouse) -> None:
         warehouse.connection.execute(f"copy ({_LEDGER_COPY}) to {literal(str(temporary))} (format parquet)")
 
 
+def publish_ledger_at_last(warehouse: Warehouse) -> None:
+    """The same once all is stored, and what shows it: who reads that nothing waits must find it there."""
+    warehouse.after_commit("ledger", lambda: publish_ledger(warehouse), is_last=True)
+
+
 def ledger_copy(warehouse_file: Path) -> Path:
     """Where `publish_ledger` puts the copy."""
     return warehouse_file.with_name("landed_files.parquet")
@@ -133,11 +138,7 @@ def ledger_copy(warehouse_file: Path) -> Path:
 
 def ledger_version(warehouse_file: Path) -> tuple[int, ...]:
     """What changes whenever the copy is published anew; empty before the first time."""
-    try:
-        found = ledger_copy(warehouse_file).stat()
-    except FileNotFoundError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return version_of(ledger_copy(warehouse_file))
 
 
 def last_loaded_at(warehouse_file: Path) -> datetime | None:

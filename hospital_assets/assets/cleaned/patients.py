@@ -12,6 +12,7 @@ from hospital_assets.assets.cleaned.rules import (
     completed,
     first_broken,
     identity,
+    is_silent,
     mapped,
     placeholders,
     read_clocks,
@@ -23,6 +24,7 @@ from hospital_assets.assets.cleaned.rules import (
 )
 from hospital_assets.assets.declare import cleaned_and_quarantined
 from hospital_assets.assets.dedupe import newest_only
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.cleaned import BLOOD_GROUPS, SEXES
 from hospital_assets.landing.profile import canonical_columns
 from hospital_assets.landing.registry import Profiles
@@ -54,24 +56,12 @@ RULES = (
 
 #: Cleaned column -> the landed one, where it is called otherwise.
 _LANDED = {"age_at_extract_years": "age_years", "zip_code": "zip"}
-#: What a record of a partial source (`is_partial`) may leave unstated.
-STATED = (
-    "first_name",
-    "last_name",
-    "birth_date",
-    "age_at_extract_years",
-    "sex",
-    "race",
-    "ethnicity",
-    "blood_group",
-    "street",
-    "city",
-    "state",
-    "zip_code",
-    "phone",
-    "insurer",
-    "pre_existing_condition",
-)
+#: What `dim_patient` keeps over time, and a record of a partial source (`is_partial`) may leave unstated.
+ATTRIBUTES = [
+    name
+    for name in CONTRACTS["cleaned_patients"].column_names
+    if name in CONTRACTS["dim_patient"].column_names and name != "patient_id"
+]
 #: Landed columns that are one thing, which is stated as a whole: of an old address no ZIP code stays with a new street.
 _WHOLES = (("first_name", "last_name"), ("street", "city", "state", "zip"))
 
@@ -159,22 +149,16 @@ def validate_patients(raw: Frame, profiles: Profiles) -> Frame:
     return newest_only(frame, ["patient_id", "recorded_at"], "recorded_at")
 
 
-def _is_silent(column: str) -> nw.Expr:
-    """Whether a landed text column says nothing, not even that there is nothing (HL7's null)."""
-    landed = nw.col(column).str.strip_chars()
-    return landed.is_null() | (landed == "")
-
-
 def _whole(raw: Frame, partial: list[str]) -> Frame:
     """Records of partial sources, in which the missing parts of a name or an address are stated as none (`""`)."""
     if not partial:
         return raw
     columns = {}
     for names in _WHOLES:
-        is_stated = nw.any_horizontal(*(~_is_silent(name) for name in names), ignore_nulls=True)
+        is_stated = nw.any_horizontal(*(~is_silent(name) for name in names), ignore_nulls=True)
         is_whole = nw.col("source_profile").is_in(partial) & is_stated
         for name in names:
-            columns[name] = nw.when(is_whole & _is_silent(name)).then(nw.lit('""')).otherwise(nw.col(name))
+            columns[name] = nw.when(is_whole & is_silent(name)).then(nw.lit('""')).otherwise(nw.col(name))
     return raw.with_columns(**columns)
 
 
@@ -184,7 +168,7 @@ def _unstated(partial: list[str]) -> nw.Expr:
         return nw.lit("")
     is_partial = nw.col("source_profile").is_in(partial)
     return nw.concat_str(
-        *(nw.when(is_partial & _is_silent(_LANDED.get(name, name))).then(nw.lit(name)) for name in STATED),
+        *(nw.when(is_partial & is_silent(_LANDED.get(name, name))).then(nw.lit(name)) for name in ATTRIBUTES),
         separator=";",
         ignore_nulls=True,
     )

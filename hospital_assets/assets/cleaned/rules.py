@@ -401,10 +401,15 @@ def mapped(
     )
 
 
+def is_silent(column: str) -> nw.Expr:
+    """Whether a text column says nothing, not even that there is nothing."""
+    text = nw.col(column).str.strip_chars()
+    return text.is_null() | (text == "")
+
+
 def is_blank(column: str) -> nw.Expr:
     """Whether a text column holds nothing, or HL7's null, which says that there is nothing."""
-    text = nw.col(column).str.strip_chars()
-    return text.is_null() | (text == "") | (text == '""')
+    return is_silent(column) | (nw.col(column).str.strip_chars() == '""')
 
 
 def is_unstated(column: str) -> nw.Expr:

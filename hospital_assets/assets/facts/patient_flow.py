@@ -85,8 +85,6 @@ ORDER = ("event_at", "recorded_at", "message_id")
 #: what happened earlier came first, and a cancellation after what it cancels; A11 may be told as of the time of what it
 #: cancels, and is the last. See `_with_written`.
 WRITTEN = ("_written_at", "_is_a11", "event_at", "_is_cancellation", "message_id")
-
-
 #: Trigger events that an A11 cancels.
 REGISTRATIONS = ("A01", "A04")
 
