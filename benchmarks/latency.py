@@ -185,7 +185,7 @@ def _taken_up(data: Path, files: int, pause: float, *, is_watched: bool) -> list
 
 
 def _awaited(data: Path, landed: Landed, *, is_watched: bool) -> tuple[float, float]:
-    import polars as pl
+    from hospital_assets.warehouse.loads import read_at_once
 
     ledger = data / "warehouse" / "landed_files.parquet"
     alert, loaded = None if is_watched else 0.0, None
@@ -197,7 +197,7 @@ def _awaited(data: Path, landed: Landed, *, is_watched: bool) -> tuple[float, fl
             if alert is None and outbox.execute(asked, [landed.critical]).fetchall():
                 alert = time.time() - landed.moment
             if loaded is None and ledger.stat().st_mtime > landed.moment:
-                done = pl.read_parquet(ledger).filter("is_loaded")["source_file"]
+                done = read_at_once(ledger).filter("is_loaded")["source_file"]
                 loaded = time.time() - landed.moment if landed.source_file in done else None
     return alert, loaded
 

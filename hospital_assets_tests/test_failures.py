@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import signal
 import sqlite3
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -18,12 +21,12 @@ import pytest
 from hospital_assets.automation.failures import FULL_DISK, in_words
 from hospital_assets.cli import main
 from hospital_assets.cli.console import StepProgress
-from hospital_assets.files import replace_text
+from hospital_assets.files import replace_text, replacing
 from hospital_assets.publishing.publications import PublicationError, current_version
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.errors import INTERRUPTED, WarehouseError
-from hospital_assets.warehouse.loads import ledger_copy, read_ledger_copy
+from hospital_assets.warehouse.loads import ledger_copy, read_at_once, read_ledger_copy
 
 DAY = date(2026, 3, 1)
 FULL = [
@@ -92,6 +95,33 @@ def test_a_warehouse_file_that_is_none_is_said_in_words(tmp_path: Path, kept: in
         words = in_words(error)
         # An empty file is a new warehouse without the table; that is no damage.
         assert kept in (0, -1) or (words and "hospital.duckdb" in words) or "damaged" in str(words), error
+
+
+def test_a_copy_is_read_whole_while_it_is_replaced(tmp_path: Path) -> None:
+    copy = ledger_copy(tmp_path / "warehouse" / "hospital.duckdb")
+    copy.parent.mkdir()
+    versions = []
+    for rows in (1_000, 4_000):
+        file = tmp_path / f"{rows}.parquet"
+        pl.DataFrame({"source_file": [f"{n * rows}.csv" for n in range(rows)]}).write_parquet(file)
+        versions.append(file.read_bytes())
+    done = threading.Event()
+
+    def replace() -> None:
+        for version in itertools.cycle(versions):
+            with replacing(copy) as temporary:
+                temporary.write_bytes(version)
+            if done.is_set():
+                return
+
+    copy.write_bytes(versions[0])
+    with ThreadPoolExecutor(1) as others:
+        replaced = others.submit(replace)
+        try:
+            assert {read_at_once(copy).height for _ in range(500)} <= {1_000, 4_000}
+        finally:
+            done.set()
+        replaced.result()
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"{}", None])

@@ -366,8 +366,10 @@ def _copy(settings: Settings, name: str, *columns: str) -> pl.DataFrame | None:
 
 def _parquet(file: Path, columns: list[str]) -> pl.DataFrame | None:
     """Columns of a file of ours next to the warehouse; None before it was first written."""
+    from hospital_assets.warehouse.loads import read_at_once
+
     try:
-        return pl.read_parquet(file, columns=columns)
+        return read_at_once(file, columns)
     except FileNotFoundError:
         return None
 

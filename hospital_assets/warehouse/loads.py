@@ -9,7 +9,9 @@ a run has the warehouse locked, so the ledger is also copied to a Parquet file n
 
 from __future__ import annotations
 
+import io
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -172,13 +174,18 @@ def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
 _ANEW = "it is taken as missing, and the next run writes it anew"
 
 
+def read_at_once(file: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """A Parquet file that may be replaced meanwhile: Polars opens one by name several times."""
+    return pl.read_parquet(io.BytesIO(file.read_bytes()), columns=columns)
+
+
 def read_whole(file: Path) -> pl.DataFrame | None:
     """A Parquet file of ours next to the warehouse; None where it is missing or damaged, which is logged.
 
     What is in such a file is in the warehouse, too: the next run writes it anew.
     """
     try:
-        return pl.read_parquet(file)
+        return read_at_once(file)
     except FileNotFoundError:
         return None
     except (pl.exceptions.PolarsError, OSError) as error:
