@@ -32,8 +32,8 @@ from hospital_assets.automation.build import BuildReport, refresh
 from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.presence import is_watched, watch_lock
-from hospital_assets.automation.refresh import MOST_TRIES, Request, State, decide
-from hospital_assets.automation.sensors import WATCHER_SECONDS, landing_sensor
+from hospital_assets.automation.refresh import MOST_TRIES, PAUSE_SECONDS, Request, State, decide
+from hospital_assets.automation.sensors import WATCHER_SECONDS, landing_sensor, stale_partitions_sensor
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.automation.watch import _carry_out as carry_out
 from hospital_assets.automation.watch import _step as step
@@ -437,6 +437,38 @@ def test_reference_data_is_loaded_once_by_sensor_and_by_watcher(copied: Settings
 
 
 @pytest.mark.slow
+def test_stale_days_whose_refresh_fails_are_asked_for_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, date(2026, 3, 1), date(2026, 3, 9))
+    definitions = build_definitions(settings)
+    job = definitions.resolve_job_def("refresh_stale_partitions")
+
+    with dagster_instance(settings) as instance:
+
+        def asked(later_s: float = 0.0) -> list[dg.RunRequest]:
+            sensor = stale_partitions_sensor(settings, lambda: datetime.fromtimestamp(time.time() + later_s, UTC))
+            with dg.build_sensor_context(instance=instance, definitions=definitions) as context:
+                return list(sensor.evaluate_tick(context).run_requests or [])
+
+        def started_run(request: dg.RunRequest) -> dg.DagsterRun:
+            return instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=dict(request.tags))
+
+        assert asked() == []
+        days = ["2026-03-02", "2026-03-03", "2026-03-07"]
+        instance.report_runless_asset_event(dg.AssetMaterialization("stale_partitions", metadata={"days": days}))
+        two, one = asked()
+        assert two.tags["dagster/asset_partition_range_end"] == "2026-03-03"
+        assert one.partition_key == "2026-03-07"
+        started_run(one)
+        instance.report_run_failed(started_run(two))
+        assert asked() == []
+        (again,) = asked(PAUSE_SECONDS + 1)
+        assert again.run_key != two.run_key and again.tags == two.tags
+        instance.report_run_canceled(started_run(again))
+        assert asked(PAUSE_SECONDS + 1) == []
+        instance.report_runless_asset_event(dg.AssetMaterialization("stale_partitions", metadata={"days": days}))
+        assert [request.tags == two.tags for request in asked()] == [False, False]
+
+
 def test_reference_data_alone_in_a_new_directory_is_loaded(tmp_path: Path) -> None:
     """What its tables are made of besides was never made: the first load makes all tables, also that of a sensor."""
     settings = Settings(tmp_path, date(2026, 3, 1), date(2026, 3, 2))

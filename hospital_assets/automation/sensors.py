@@ -31,7 +31,7 @@ from hospital_assets.automation.loading import (
 )
 from hospital_assets.automation.own_runs import end_dead_runs
 from hospital_assets.automation.presence import is_watched
-from hospital_assets.automation.refresh import Outcome, Pending, Request, State, decide
+from hospital_assets.automation.refresh import PAUSE_SECONDS, Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.registry import load_profiles
@@ -50,6 +50,8 @@ from hospital_assets.sources.upstream import report_brought
 LOOK_SECONDS = 5
 #: Between two looks at what can wait: what a run has left to do, and files that come once a day.
 FOLLOW_SECONDS = 15
+#: On the runs of `refresh_stale_partitions`: which find of stale days they are for, and from which day on.
+STALE_TAG = "hospital/stale"
 #: A file modified this recently may still be growing.
 QUIET_SECONDS = 1.0
 #: A look at one source may take so long, whatever the others have taken.
@@ -151,8 +153,8 @@ def _is_after(moment: float) -> bool:
     return time.monotonic() > moment
 
 
-def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that refreshes days which another day's records have touched."""
+def stale_partitions_sensor(settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
+    """The sensor that refreshes days which another day's records have touched, again where that has failed."""
 
     @dg.sensor(
         name="stale_partitions",
@@ -168,16 +170,25 @@ def stale_partitions_sensor(settings: Settings) -> dg.SensorDefinition:
         if not found.records:
             return dg.SkipReason("nothing was built yet")
         record = found.records[0]
-        days = days_named(record.asset_materialization)
-        if not days or str(record.storage_id) == context.cursor:
+        requests = []
+        for span in spans(days_named(record.asset_materialization)):
+            asked = {STALE_TAG: f"{record.storage_id} {span[0]}"}
+            tries = kept_instance(context).get_run_records(dg.RunsFilter(tags=asked))
+            if tries and not _is_to_be_tried_again(tries[0], clock().timestamp()):
+                continue
+            arguments = over(span, settings)
+            arguments["tags"] = asked | arguments.get("tags", {})
+            requests.append(dg.RunRequest(run_key=f"stale {asked[STALE_TAG]} {len(tries)}", **arguments))
+        if not requests:
             return dg.SkipReason("no day is stale, or their refresh was asked for")
-        requests = [
-            dg.RunRequest(run_key=f"stale-{record.storage_id}-{span[0]}", **over(span, settings))
-            for span in spans(days)
-        ]
-        return dg.SensorResult(run_requests=requests, cursor=str(record.storage_id))
+        return dg.SensorResult(run_requests=requests)
 
     return sensor
+
+
+def _is_to_be_tried_again(record: dg.RunRecord, now: float) -> bool:
+    has_failed = record.dagster_run.status is dg.DagsterRunStatus.FAILURE
+    return has_failed and abs(now - (record.end_time or 0.0)) > PAUSE_SECONDS
 
 
 def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall_clock) -> dg.SensorDefinition:
