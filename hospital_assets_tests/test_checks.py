@@ -63,9 +63,11 @@ def test_clean_data_raises_nothing(clean: tuple[Settings, BuildReport]) -> None:
     kinds = {kind.name for kind in KINDS}
     assert set(results["kind"]) == kinds and len(kinds) >= 32
     assert set(results["family"]) == {"conformance", "completeness", "plausibility"}
-    # All apply, but those that need more patients, deaths, forecasts or weeks than four days have.
+    # All apply, but those that need more patients, deaths, forecasts, weeks or confusion than four days have.
     applied = set(results.filter(pl.col("status") != "NotApplicable")["kind"])
-    assert kinds - applied <= {"blood_mix", "triage_mix", "before_death", "calibrated", "skill", "drift", "roster"}
+    assert kinds - applied <= {
+        *("blood_mix", "triage_mix", "before_death", "one_patient", "calibrated", "skill", "drift", "roster")
+    }
 
 
 def test_every_fault_is_noticed(clean: tuple[Settings, BuildReport]) -> None:

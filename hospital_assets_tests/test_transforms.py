@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
+from hospital_assets.assets.cleaned.er_visits import of_first_patient
 from hospital_assets.assets.cleaned.rules import DEPARTMENT_UNKNOWN
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.dimensions.patients import dim_patient
@@ -26,7 +27,7 @@ from hospital_assets.assets.facts.stale_partitions import by_day
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.landing.registry import load_profiles
+from hospital_assets.landing.registry import Profiles, load_profiles
 from hospital_assets.measures.age import age_in_years
 from hospital_assets.measures.news2 import points, scores
 from hospital_assets.warehouse.database import Period
@@ -453,6 +454,37 @@ def test_a_visit_moved_across_midnight_is_on_one_day(on: Engine) -> None:
     assert of(4, 5) == [("V1", 4)]
     assert of(5, 6) == [("V2", 5), ("V3", 5)]
     assert of(4, 6) == [("V1", 4), ("V2", 5), ("V3", 5)]
+
+
+@pytest.mark.parametrize(("format", "kept"), [("csv", ["P1", "P1", "P4", "P5"]), ("fhir", None)])
+def test_a_number_used_again_stays_the_first_patients(on: Engine, format: str, kept: list[str] | None) -> None:
+    rows = [
+        # visit, patient, service day, recorded
+        ("V1", "P2", date(2026, 3, 1), at("2026-03-01T10:00")),
+        ("V1", "P1", date(2026, 1, 1), at("2026-01-01T10:00")),
+        ("V1", "P1", date(2026, 1, 2), at("2026-03-02T10:00")),  # corrected, long after
+        ("V2", "P3", date(2026, 1, 2), None),
+        ("V2", "P4", date(2026, 1, 1), None),  # its day tells
+        ("V3", "P5", date(2026, 1, 1), None),
+    ]
+    visits = pl.DataFrame(
+        [(*row, "p", "f.csv", place, 1) for place, row in enumerate(rows)],
+        schema={
+            "visit_id": pl.String,
+            "patient_id": pl.String,
+            "service_date": pl.Date,
+            "recorded_at": pl.Datetime("us", "UTC"),
+            "source_profile": pl.String,
+            "source_file": pl.String,
+            "source_line": pl.Int64,
+            "source_part": pl.Int64,
+        },
+        orient="row",
+    )
+    events = pl.DataFrame(schema={"event_type": pl.String, "visit_id": pl.String})
+    profiles = Profiles({"p": load_profiles(None)["fhir-r4" if format == "fhir" else "native"]})
+    found = collect(of_first_patient(on(visits), on(events), profiles))["patient_id"].to_list()
+    assert sorted(found) == (sorted(visits["patient_id"]) if kept is None else kept)
 
 
 def test_a_late_version_splits_a_row_and_facts_find_it(on: Engine) -> None:

@@ -14,10 +14,17 @@ from itertools import pairwise
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
-from hospital_assets.assets.cleaned.er_visits import ARRIVAL_TIME_UNKNOWN, CLOCK_WITHOUT_TIME, DEPARTURE_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.er_visits import (
+    ARRIVAL_TIME_UNKNOWN,
+    CLOCK_WITHOUT_TIME,
+    DEPARTURE_TIME_UNKNOWN,
+    is_others,
+    of_several_patients,
+)
 from hospital_assets.assets.cleaned.rules import CLOCK_AMBIGUOUS, has_code
 from hospital_assets.assets.dimensions.calendar import date_key
 from hospital_assets.assets.dimensions.scd2 import END_OF_TIME
+from hospital_assets.assets.merges import with_person
 from hospital_assets.checks import kinds
 from hospital_assets.checks.kinds import Kind
 from hospital_assets.checks.rules import Rule
@@ -477,6 +484,17 @@ def _after_death(frames: Frames) -> Frame:
     return visits.join(died, on="patient_durable_key").with_columns(_broken=nw.col("arrival_at") > nw.col("_died_at"))
 
 
+def _left_out(frames: Frames) -> Frame:
+    """Visits whose number has several patients; those are left out of facts where it is the number of another's."""
+    contested = of_several_patients(frames["cleaned_er_visits"])
+    held = with_person(contested, "patient_id", "visit_id", frames["cleaned_adt_events"])
+    counted = frames[_VISITS].select("visit_id", "service_date", _is_counted=nw.lit(True))
+    held = held.with_columns(_is_others=is_others(["visit_id"], "service_date"))
+    return held.join(counted, on=["visit_id", "service_date"], how="left").with_columns(
+        _broken=nw.col("_is_counted").is_null() & nw.col("_is_others")
+    )
+
+
 def _outside_visit(frames: Frames) -> Frame:
     visits = frames[_VISITS].select("visit_id", "arrival_at", "departure_at")
     at = nw.col("measured_at")
@@ -801,6 +819,14 @@ RELATIONS: tuple[Relation, ...] = (
         (_FLOW,),
         _overlapping("bed_id", _bed_segments),
         0.5,
+    ),
+    Relation(
+        kinds.ONE_PATIENT,
+        "dim_patient",
+        "patient_id",
+        "no visit left out for having the number of another patient's earlier one",
+        (_VISITS, "cleaned_er_visits", "cleaned_adt_events"),
+        _left_out,
     ),
     Relation(kinds.ONE_BIRTH, "dim_patient", "birth_date", "one per person", (), _born_twice, 1.0),
     *(

@@ -132,6 +132,11 @@ def _everybody_old(tables: Tables) -> dict[str, pl.DataFrame]:
     return {"dim_department": departments, _VISITS: visits}
 
 
+#: A visit under the number of the last one.
+_LATER: Mapping[str, _Value] = {"visit_id": pl.col("visit_id").last()} | {
+    name: pl.col(name) + 3650 * _DAY for name in ("service_date", "recorded_at")
+}
+
 FAULTS: tuple[Fault, ...] = (
     Fault(kinds.COLUMNS, _VITALS, "a column is missing", lambda tables: {_VITALS: tables[_VITALS].drop("spo2_pct")}),
     _all(
@@ -278,6 +283,12 @@ FAULTS: tuple[Fault, ...] = (
     Fault(kinds.AGE_FITS, _VISITS, "eighty years old in pediatrics", _everybody_old),
     Fault(kinds.ONE_PLACE, "dim_patient", "one patient in all beds", _with(_FLOW, {"patient_key": 1})),
     Fault(kinds.ONE_IN_BED, "dim_department", "all patients in one bed", _with(_FLOW, {"bed_id": "B1"})),
+    Fault(
+        kinds.ONE_PATIENT,
+        "dim_patient",
+        "another patient comes ten years later, under the same number",
+        _with("cleaned_er_visits", _where(_PLACE == 0, _LATER)),
+    ),
     Fault(kinds.ONE_BIRTH, "dim_patient", "a fifth born on two days", _two_births),
     _some(kinds.PRESSURES, _VITALS, "a tenth of the pressures swapped", systolic_mmhg=pl.col("diastolic_mmhg") - 1),
     _all(

@@ -87,6 +87,7 @@ SEX_FITS = Kind("sex_fits", "plausibility", "Diagnoses fit the sex of the patien
 AGE_FITS = Kind("age_fits", "plausibility", "Departments and diagnoses fit the age.", _WARN)
 ONE_PLACE = Kind("one_place", "plausibility", "Nobody is in two hospitals' beds at once.", _WARN)
 ONE_IN_BED = Kind("one_in_bed", "plausibility", "No ward bed holds two patients at once.", _WARN)
+ONE_PATIENT = Kind("one_patient", "plausibility", "A visit number is one patient's, whatever the day.", _WARN)
 ONE_BIRTH = Kind("one_birth", "plausibility", "Nobody was born on two days.", _WARN)
 PRESSURES = Kind("pressures", "plausibility", "Systolic pressure exceeds diastolic.", _WARN)
 BLOOD_MIX = Kind("blood_mix", "plausibility", "Blood groups are about as frequent as in the population.", _WARN)
@@ -134,6 +135,7 @@ KINDS = (
     AGE_FITS,
     ONE_PLACE,
     ONE_IN_BED,
+    ONE_PATIENT,
     ONE_BIRTH,
     PRESSURES,
     BLOOD_MIX,

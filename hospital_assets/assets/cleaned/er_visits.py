@@ -39,13 +39,13 @@ from hospital_assets.assets.declare import all_days, cleaned_and_quarantined, da
 from hospital_assets.assets.dedupe import newest_only
 from hospital_assets.assets.merges import with_person
 from hospital_assets.assets.resources import ClockResource
-from hospital_assets.contracts import RECORD_PLACE
+from hospital_assets.contracts import PARTITION_COLUMN, RECORD_PLACE
 from hospital_assets.contracts.cleaned import ARRIVAL_MODES, DEPARTMENTS, DISPOSITIONS
 from hospital_assets.landing.clocks import is_day
 from hospital_assets.landing.profile import VISIT_CLOCKS as CLOCKS
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.warehouse.database import Period
-from hospital_assets.warehouse.dialect import Frame, local_clocks, resolve_instants
+from hospital_assets.warehouse.dialect import Frame, checkpoint, local_clocks, resolve_instants
 from hospital_assets.warehouse.io_manager import days_of_run
 
 VISIT_ID_MISSING = Rule("visit_id_missing", "A visit needs a visit number.", "quarantine")
@@ -76,8 +76,9 @@ ARRIVAL_IN_FUTURE = Rule(
 )
 VISIT_ID_CONFLICT = Rule(
     "visit_id_conflict",
-    "The visit number already belongs to another patient, recorded earlier. Numbers that a message merged (A40), or "
-    "between which it moved the visit (A45), are one patient.",
+    "The visit number belongs to another patient, who was recorded under it earlier on the same day; of several days, "
+    "facts know the patient of the first record. Numbers that a message merged (A40), or between which it moved the "
+    "visit (A45), are one patient.",
     "quarantine",
 )
 PART_OF_VISIT = Rule(
@@ -154,7 +155,7 @@ RULES = (
 #: Statuses (FHIR R4, encounter-status) of a patient who has been seen, of a visit that is over, of one that is none.
 SEEN, OVER, CANCELLED = ("in-progress", "onleave"), ("finished",), ("cancelled", "entered-in-error")
 
-#: A visit's records that are dated on other days than it: an arrival corrected across midnight, a number used again.
+#: A visit's records that are dated on other days than it: an arrival corrected across midnight.
 DAYS_AROUND = 2
 
 
@@ -187,11 +188,7 @@ def validate_er_visits(
         events: cleaned_adt_events of all days, which merge numbers and move visits; None: not known.
     """
     known = raw.with_columns(_patient=identity(profiles, "patient_id"), _visit=identity(profiles, "visit_id"))
-    # The id of a FHIR resource is never given again: whoever its newest version names has been the patient all along.
-    is_resource = nw.col("source_profile").is_in(sources_of(profiles, "er_visits", lambda spec: spec.format == "fhir"))
-    raw = with_person(known, "_patient", "_visit", events).with_columns(
-        _person=nw.when(is_resource).then(nw.lit("subject")).otherwise(nw.col("_person"))
-    )
+    raw = _with_holder(known, "_patient", "_visit", events, profiles)
     thing = ["hospital_id", "_person", "visit_id"]
     # What states no arrival of its own, nor any earlier record of its day, is a visit of no day.
     raw = completed(raw, profiles, "er_visits", thing, of_its_day=["arrival_time"])
@@ -284,16 +281,61 @@ def validate_er_visits(
             (MISSING_HOUR, nw.col("_has_missing")),
         ),
     )
-    # The number belongs to the patient it was first recorded for.
-    frame = frame.with_columns(_sound=nw.col("rule").is_null()).with_columns(
-        _owner=nw.col("_person").first().over("visit_id", "_sound", order_by=["recorded_at", *RECORD_PLACE])
-    )
+    # Within the day, as repetitions are: what a record is does not depend on which days a run covers.
+    is_sound, day = nw.col("rule").is_null(), [PARTITION_COLUMN] if PARTITION_COLUMN in frame.columns else []
+    frame = frame.with_columns(_sound=is_sound).with_columns(_is_others=is_others(["visit_id", "_sound", *day]))
     frame = frame.with_columns(
-        rule=nw.when(nw.col("_sound") & (nw.col("_owner") != nw.col("_person")))
+        rule=nw.when(nw.col("_sound") & nw.col("_is_others"))
         .then(nw.lit(VISIT_ID_CONFLICT.name))
         .otherwise(nw.col("rule"))
     )
     return newest_only(frame, ["visit_id"], "recorded_at")
+
+
+def of_first_patient(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
+    """Visits, without those whose number was another patient's on another day, before.
+
+    A visit has one number (PV1-19), and everything else about it is found by that; a source that begins its numbers
+    anew needs a profile that composes them with what makes them one, such as the year.
+
+    Args:
+        visits: cleaned_er_visits of all days.
+        events: cleaned_adt_events of all days.
+    """
+    contested = of_several_patients(visits)
+    # Hardly any source does that, and every step of a plan costs.
+    if contested.head(1).collect("polars").is_empty():
+        return visits
+    held = _with_holder(contested, "patient_id", "visit_id", events, profiles)
+    others = held.with_columns(_is_others=is_others(["visit_id"], PARTITION_COLUMN)).filter(nw.col("_is_others"))
+    return visits.join(checkpoint(others), on=list(RECORD_PLACE), how="anti")
+
+
+def of_several_patients(visits: Frame) -> Frame:
+    """Visits whose number stands beside several patient numbers, with what tells whose it is."""
+    visits = visits.select("visit_id", "patient_id", "recorded_at", PARTITION_COLUMN, *RECORD_PLACE, "source_profile")
+    patients = visits.group_by("visit_id").agg(_least=nw.col("patient_id").min(), _most=nw.col("patient_id").max())
+    return checkpoint(visits.join(patients.filter(nw.col("_least") != nw.col("_most")), on="visit_id", how="semi"))
+
+
+def _with_holder(records: Frame, patient: str, visit: str, events: Frame | None, profiles: Profiles) -> Frame:
+    """Add `_person`, whose a visit's number is; see `with_person`."""
+    # The id of a FHIR resource is never given again: whoever its newest version names has been the patient all along.
+    is_resource = nw.col("source_profile").is_in(sources_of(profiles, "er_visits", lambda spec: spec.format == "fhir"))
+    return with_person(records, patient, visit, events).with_columns(
+        _person=nw.when(is_resource).then(nw.lit("subject")).otherwise(nw.col("_person"))
+    )
+
+
+def is_others(number: Sequence[str], *then: str) -> nw.Expr:
+    """Whether a number is not its record's `_person`'s: it is the one's for whom it was recorded first.
+
+    Args:
+        number: columns that identify it, and within which records are compared.
+        then: columns by which, ascending, records that were written at one moment follow each other.
+    """
+    first = nw.col("_person").first().over(*number, order_by=["recorded_at", *then, *RECORD_PLACE])
+    return nw.col("_person") != first
 
 
 def is_seen() -> nw.Expr:

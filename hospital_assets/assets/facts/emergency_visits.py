@@ -3,7 +3,7 @@
 import dagster as dg
 import narwhals as nw
 
-from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, is_seen
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, is_seen, of_first_patient
 from hospital_assets.assets.cleaned.rules import has_code, sources_of
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
@@ -42,7 +42,8 @@ def fact_emergency_visits(
     profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Emergency visits with their dimension keys and the minutes between their clocks."""
-    visits = newest_of_each(cleaned_er_visits, ["visit_id"], period_of(context))
+    registered = of_first_patient(cleaned_er_visits, cleaned_adt_events, profiles)
+    visits = newest_of_each(registered, ["visit_id"], period_of(context))
     # A message is dated by its own record, too.
     events = cleaned_adt_events.join(visits.select("visit_id"), on="visit_id", how="semi")
     frame = key_at(

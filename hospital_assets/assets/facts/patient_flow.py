@@ -8,7 +8,7 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.cleaned.adt_events import EVENT_TIME_UNKNOWN
-from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN
+from hospital_assets.assets.cleaned.er_visits import DEPARTURE_TIME_UNKNOWN, of_first_patient
 from hospital_assets.assets.cleaned.rules import DEPARTMENT_UNKNOWN, has_code
 from hospital_assets.assets.declare import all_days, table
 from hospital_assets.assets.dedupe import newest_of_each
@@ -42,7 +42,8 @@ def fact_patient_flow(
     profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    frame = folded_days(cleaned_adt_events, cleaned_er_visits, period_of(context))
+    registered = of_first_patient(cleaned_er_visits, cleaned_adt_events, profiles)
+    frame = folded_days(cleaned_adt_events, registered, period_of(context))
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
         _department=nw.concat_str("hospital_id", "department_name", separator="|")
     )
@@ -68,7 +69,7 @@ def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
 
     Args:
         events: cleaned ADT events of all days.
-        visits: cleaned_er_visits of all days.
+        visits: cleaned_er_visits of all days, `of_first_patient`.
     """
     if period is None:
         return ended_by_register(folded(newest_of_each(events, ["message_id"])), visits)
@@ -375,7 +376,7 @@ def ended_by_register(segments: Frame, visits: Frame) -> Frame:
 
     Args:
         segments: as from `folded`.
-        visits: cleaned_er_visits of all days.
+        visits: cleaned_er_visits of all days, `of_first_patient`.
     """
     registered = (
         newest_of_each(visits, ["visit_id"])
@@ -476,13 +477,19 @@ def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
 OTHER_DAYS = (
     OtherDays(
         "fact_patient_flow",
-        ("cleaned_er_visits",),
-        lambda t, _: other_ends_of_stays(t["fact_patient_flow"], t["cleaned_er_visits"]),
+        ("cleaned_er_visits", "cleaned_adt_events"),
+        lambda t, profiles: other_ends_of_stays(
+            t["fact_patient_flow"], of_first_patient(t["cleaned_er_visits"], t["cleaned_adt_events"], profiles)
+        ),
     ),
     OtherDays(
         "fact_patient_flow",
         ("cleaned_adt_events", "cleaned_er_visits"),
-        lambda t, _: other_segments(t["fact_patient_flow"], t["cleaned_adt_events"], t["cleaned_er_visits"]),
+        lambda t, profiles: other_segments(
+            t["fact_patient_flow"],
+            t["cleaned_adt_events"],
+            of_first_patient(t["cleaned_er_visits"], t["cleaned_adt_events"], profiles),
+        ),
     ),
     OtherDays(
         "fact_patient_flow",
