@@ -161,26 +161,28 @@ def test_a_file_of_before_is_used(tmp_path: Path, users: Users) -> None:
         assert old.sessions(NOW) == [] and old.active("a") == User("a", "analyst")
 
 
-ENDINGS: dict[str, Callable[[Users, str], object]] = {
-    "disable": lambda users, _: users.disable("ann", by=BY),
-    "remove": lambda users, _: users.remove("ann", by=BY),
-    "password": lambda users, _: users.set_password("ann", "another long password", by=BY),
-    "revoke": lambda users, _: users.revoke("ann", by=BY),
-    "sign out": lambda users, token: users.sign_out(token, client="test"),
-    "session ended": lambda users, _: users.end(users.sessions()[0].session_id, by=BY),
-    "too old": lambda users, _: users._connection.execute("update sessions set expires_at = '2020'"),
-    "not used": lambda users, _: users._connection.execute("update sessions set used_at = '2020'"),
+ENDINGS: dict[str, Callable[[Users, str, list[str]], object]] = {
+    "disable": lambda users, *_: users.disable("ann", by=BY),
+    "remove": lambda users, *_: users.remove("ann", by=BY),
+    "password": lambda users, *_: users.set_password("ann", "another long password", by=BY),
+    "revoke": lambda users, *_: users.revoke("ann", by=BY),
+    "sign out": lambda users, token, _: users.sign_out(token, client="test"),
+    "session ended": lambda users, *_: users.end(users.sessions()[0].session_id, by=BY),
+    "too old": lambda users, *_: users._connection.execute("update sessions set expires_at = '2020'"),
+    "not used": lambda users, *_: users._connection.execute("update sessions set used_at = '2020'"),
+    "page withdrawn": lambda _, __, pages: pages.remove("live"),
 }
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_event_streams_end_with_the_session(users: Users, ending: str) -> None:
+def test_event_streams_end_with_the_session_and_with_the_page(users: Users, ending: str) -> None:
     from hospital_assets.access.authentication import COOKIE, SessionBackend
-    from hospital_assets.dashboard.app import _while_signed_in
+    from hospital_assets.dashboard.app import _while_allowed
 
     found = users.sign_in("ann", PASSWORD, DASHBOARD, client="test")
     assert found
-    backend = SessionBackend(users, lambda _: [], User("local", "admin"))
+    pages = ["live", "governance"]
+    backend = SessionBackend(users, lambda _: pages, User("local", "admin"))
     headers = [(b"cookie", f"{COOKIE}={found.token}".encode())]
     request = Request({"type": "http", "headers": headers, "user": found.user})
 
@@ -190,10 +192,10 @@ def test_event_streams_end_with_the_session(users: Users, ending: str) -> None:
 
     async def follow() -> list[str]:
         seen = []
-        async for event in _while_signed_in(request, backend, board()):
+        async for event in _while_allowed(request, backend, board()):
             seen.append(event)
             if len(seen) == 2:
-                ENDINGS[ending](users, found.token)
+                ENDINGS[ending](users, found.token, pages)
         return seen
 
     assert asyncio.run(follow()) == ["event 0", "event 1"]

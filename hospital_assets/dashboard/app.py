@@ -366,14 +366,18 @@ def _frame(request: Request, entry: Entry, asked: str = "") -> dict[str, object]
 @requires(_LIVE, status_code=403)
 async def _events(request: Request) -> Response:
     dashboard = _dashboard(request)
-    stream = _while_signed_in(request, _backend(dashboard), dashboard.board.stream(request.user, _hospital(request)))
+    stream = _while_allowed(request, _backend(dashboard), dashboard.board.stream(request.user, _hospital(request)))
     return StreamingResponse(stream, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
-async def _while_signed_in(request: Request, backend: SessionBackend, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """Events, of which a beat comes every few seconds, until the session has ended."""
+async def _while_allowed(request: Request, backend: SessionBackend, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Events, of which a beat comes every few seconds, until the session has ended or the page is withdrawn."""
+
+    def is_allowed() -> bool:
+        return backend.user_of(request) == request.user and _LIVE in backend.scopes(request.user)
+
     async for event in events:
-        if await run_in_threadpool(backend.user_of, request) != request.user:
+        if not await run_in_threadpool(is_allowed):
             return
         yield event
 
