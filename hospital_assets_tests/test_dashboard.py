@@ -1294,8 +1294,13 @@ def test_newer_records_replace_older_ones_and_old_open_records_are_counted_apart
 def test_references_say_nothing_about_the_visit(tmp_path: Path) -> None:
     board = LiveBoard(landed(tmp_path, [visit("V000123", 5)]), lambda: NOW, lambda: True)
     shown = board.page(User("ann", "doctor", "H1"))
-    assert "000123" not in shown and "PV000123" not in shown and re.search(r"V\d{6}", shown)
+    assert "000123" not in shown and "PV000123" not in shown and re.search(r">[A-Z2-7]{4}-[A-Z2-7]{4}<", shown)
     assert "Nobody is in the department" in board.page(User("bob", "doctor", "H2"))
+
+
+def test_no_two_visits_of_a_board_have_the_same_reference() -> None:
+    visits = [f"V{number:08d}" for number in range(20_000)]
+    assert len({reference_of(visit, b"key") for visit in visits}) == len(visits)
 
 
 def test_what_lands_is_pushed_to_the_browser(tmp_path: Path) -> None:
