@@ -547,6 +547,17 @@ def test_who_came_three_days_ago_may_still_be_there(tmp_path: Path) -> None:
     assert set(there["visit_id"]) == {"west", "boards", "newest"} and ended["visit_id"].to_list() == ["left"]
 
 
+def test_the_newest_record_of_each_hospital_that_delivers_is_known(tmp_path: Path) -> None:
+    visits = [("H1", 0, NOW - MINUTE), ("H1", 0, NOW - 2 * MINUTE), ("H2", 31, None), ("closed", 32, NOW)]
+    rows = [
+        {"hospital_id": hospital, "service_date": at.date(), "arrival_at": at, "recorded_at": recorded_at}
+        for hospital, days, recorded_at in visits
+        for at in [NOW - timedelta(days=days)]
+    ]
+    (copy,) = copies_of(tmp_path, {"cleaned_er_visits": rows}, "newest_records")
+    assert set(copy.iter_rows()) == {("H1", NOW - MINUTE), ("H2", NOW - timedelta(days=31))}
+
+
 def test_an_open_stay_is_beside_the_beds_of_today(tmp_path: Path) -> None:
     """Beds that are planned are no beds yet."""
     span = [ALWAYS[0], NOW - MINUTE, NOW + MINUTE, ALWAYS[1]]

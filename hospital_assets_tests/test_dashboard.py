@@ -1258,16 +1258,44 @@ def test_an_old_board_is_grey_and_says_so_in_words(tmp_path: Path) -> None:
     assert 'class="outdated"' not in board.page(User("ann", "admin"))
 
 
+def test_a_board_is_as_old_as_the_newest_record_of_the_hospital_silent_for_longest(tmp_path: Path) -> None:
+    left = visit("left", 90, departure_at=NOW - timedelta(minutes=21), recorded_at=NOW - timedelta(minutes=20))
+    warehouse = landed(tmp_path, [left])
+    # As committed; of a clock that is far ahead nothing is known.
+    hours = [("H1", -5), ("H2", -4), ("H2", -30), ("H2", 24)]
+    pl.DataFrame(
+        [(hospital, NOW + timedelta(hours=ahead)) for hospital, ahead in hours],
+        schema=["hospital_id", "recorded_at"],
+        orient="row",
+    ).write_parquet(tmp_path / "live" / "newest_records.parquet")
+    boards = {name: read_board(warehouse, NOW, b"key", name) for name in ("H1", "H2", "H3", "all")}
+    assert {name: (board.newest_of, board.newest_minutes, board.is_stale) for name, board in boards.items()} == {
+        "H1": ("H1", 20, False),
+        "H2": ("H2", 240, True),
+        "H3": ("H3", None, True),
+        "all": ("H2", 240, True),
+    }
+    live = LiveBoard(warehouse, lambda: NOW, lambda: True)
+    pages = {name: live.page(User("ann", "admin"), name) for name in boards}
+    assert "Nobody is in the department" in pages["H1"] and 'class="outdated"' not in pages["H1"]
+    for name, says in (("H2", "of H2 is 4 h old"), ("H3", "No record has landed"), ("all", "of H2 is 4 h old")):
+        assert says in pages[name] and "Nobody is known to be in the department" in pages[name]
+    waiting = {name: live.today(User("ann", "admin"), name)[0] for name in boards}
+    assert [card.value for card in waiting.values()] == ["0", *["\u2013"] * 3]
+    assert waiting["H1"].detail == "0 in treatment, 0 boarding; newest record 20 min old"
+    assert waiting["H3"].detail == "unknown: no record has landed of late"
+
+
 def test_the_overview_says_who_waits_now_and_what_is_open(tmp_path: Path) -> None:
     seen = visit("c", 60, provider_at=NOW - timedelta(minutes=20))
     warehouse = landed(tmp_path, [visit("a", 12), visit("b", 47, recorded_at=NOW - timedelta(minutes=4)), seen])
     board = replace(read_board(warehouse, NOW, b"key"), alerts=(OpenAlert("1", "urgent", "many wait", "", "", 3, ""),))
-    waiting, opened_alerts = now(board, is_stale=False)
+    waiting, opened_alerts = now(board)
     assert waiting.value == "2" and waiting.detail.startswith("longest 47 min, ")
     assert "1 in treatment, 0 boarding; newest record 4 min old" in waiting.detail
     assert opened_alerts.value == "1" and opened_alerts.detail == "1 not taken care of; urgent: many wait"
-    stale, _ = now(board, is_stale=True)
-    assert stale.value == "\u2013" and stale.detail == "unknown: the newest record is 4 min old"
+    stale, _ = now(replace(board, newest_at=NOW - timedelta(minutes=31)))
+    assert stale.value == "\u2013" and stale.detail == "unknown: the newest record of H1 is 31 min old"
 
 
 def test_who_waits_now_changes_on_a_page_that_is_remembered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1295,7 +1323,7 @@ def test_references_say_nothing_about_the_visit(tmp_path: Path) -> None:
     board = LiveBoard(landed(tmp_path, [visit("V000123", 5)]), lambda: NOW, lambda: True)
     shown = board.page(User("ann", "doctor", "H1"))
     assert "000123" not in shown and "PV000123" not in shown and re.search(r">[A-Z2-7]{4}-[A-Z2-7]{4}<", shown)
-    assert "Nobody is in the department" in board.page(User("bob", "doctor", "H2"))
+    assert "No record has landed of late" in board.page(User("bob", "doctor", "H2"))
 
 
 def test_no_two_visits_of_a_board_have_the_same_reference() -> None:

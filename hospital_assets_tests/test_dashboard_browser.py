@@ -454,6 +454,7 @@ def fill_board(served: Served) -> None:
                 department_name=departments[i % 5],
                 age_years=(13 * i) % 90 + 1,
                 hospital_id=f"H{i % 7 + 1}",
+                recorded_at=NOW,
             )
             for i in range(31)
         ],

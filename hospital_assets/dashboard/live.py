@@ -32,8 +32,6 @@ from hospital_assets.measures import thresholds
 _LOOK_SECONDS = 0.2
 #: Waits grow by themselves: so often at least the board is sent anew.
 _REFRESH_SECONDS = 10.0
-#: Records this old in minutes are no picture of the department.
-_STALE_MINUTES = 30
 
 
 @dataclass
@@ -77,7 +75,6 @@ class LiveBoard:
             if made and made[0] == changed and time.monotonic() - made[1] < _REFRESH_SECONDS:
                 return made[2]
             board = read_board(self.warehouse_file, self.now(), self._key, hospital, self.alerts())
-            age = board.newest_minutes
             html = render(
                 "board.html",
                 board=board,
@@ -85,7 +82,7 @@ class LiveBoard:
                 presence_hours=thresholds.LONGEST_PRESENCE_HOURS,
                 bar=_bar,
                 is_live=self.is_live(),
-                is_stale=self.is_live() and age is not None and age > _STALE_MINUTES,
+                is_stale=self.is_live() and board.is_stale,
                 has_hospitals=hospital == ALL,
             )
             self._made[hospital] = (changed, time.monotonic(), html)
@@ -104,10 +101,7 @@ class LiveBoard:
             made = self._cards.get(hospital)
             if not made or made[0] != changed or time.monotonic() - made[1] >= _REFRESH_SECONDS:
                 board = read_board(self.warehouse_file, self.now(), self._key, hospital, self.alerts())
-                # Of service days that are over, too: nobody who waited then waits now.
-                age = board.newest_minutes
-                is_stale = age is not None and age > _STALE_MINUTES
-                made = changed, time.monotonic(), tuple(now(board, is_stale))
+                made = changed, time.monotonic(), tuple(now(board))
                 self._cards[hospital] = made
             return made[2]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from base64 import b32encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
@@ -36,6 +36,8 @@ _BANDS = {0: "Emergency response", 1: "Urgent review", 2: ""}
 _BAND_OF = {"emergency": 0, "urgent": 1, "urgent_ward_review": 1}
 #: Of how many patients a tile names the references.
 _MOST_NAMED = 3
+#: Records this old in minutes are no picture of the department.
+_STALE_MINUTES = 30
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ class Board:
     Attributes:
         patients: everybody in the department: who waits, most urgent first, then who is in treatment, then who boards.
         left_open: open records older than anybody waits or stays.
-        newest_at: when the newest record was written; None without any.
+        newest_at: when the newest record was written, also of a visit that is over, of several hospitals that of the
+            one silent for longest; None without any.
+        newest_of: the name of that hospital.
         zone: the one zone of all hospitals shown; UTC where there are several.
         hours: arrivals by the hour around now; none where hospitals of several zones are shown.
     """
@@ -165,6 +169,7 @@ class Board:
     zone: str = "UTC"
     alerts: tuple[OpenAlert, ...] = ()
     hours: tuple[Hour, ...] = ()
+    newest_of: str = ""
 
     @property
     def waiting(self) -> list[Patient]:
@@ -175,6 +180,11 @@ class Board:
     def newest_minutes(self) -> float | None:
         """How old the newest record is; None without any."""
         return None if self.newest_at is None else (self.now - self.newest_at).total_seconds() / 60
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the records are no picture of the present: somebody may be there of whom they say nothing."""
+        return self.newest_minutes is None or self.newest_minutes > _STALE_MINUTES
 
     def local(self, moment: datetime) -> datetime:
         """A moment by the clock of `zone`."""
@@ -233,10 +243,11 @@ def read_board(
     hours = hours_around(warehouse_file, now, hospital, zone) if len(zones) == 1 else ()
     if visits is not None and hospital != ALL:
         visits = visits.filter(pl.col("hospital_id") == hospital)
-    newest = None if visits is None else visits["recorded_at"].max()
-    newest_at = newest if isinstance(newest, datetime) else None
+    names = _names(warehouse_file, "hospitals", "hospital_id", "hospital_name")
+    silent, newest_at = _newest_record(warehouse_file, now, hospital)
+    board = Board((), 0, newest_at, now, zone, hours=hours, newest_of=names.get(silent, silent))
     if visits is None or visits.is_empty():
-        return Board((), 0, newest_at, now, zone, _alerts(alerts, {}, now, hospital), hours)
+        return replace(board, alerts=_alerts(alerts, {}, now, hospital))
     is_there = (
         pl.col("departure_at").is_null() & ~pl.col("is_cancelled").fill_null(False) & (pl.col("arrival_at") <= now)
     )
@@ -268,15 +279,19 @@ def read_board(
         .otherwise(thresholds.LONGEST_PRESENCE_HOURS)
     )
     recent = there.filter(pl.col("stayed") <= 60 * longest)
-    targets, names = _targets(warehouse_file), _names(warehouse_file, "hospitals", "hospital_id", "hospital_name")
+    targets = _targets(warehouse_file)
     doctors = _names(warehouse_file, "doctors", "doctor_id", "full_name")
     rows = sorted(
         (_patient(row, targets, names, doctors, key) for row in recent.iter_rows(named=True)),
         key=lambda row: row.urgency,
     )
     references = {visit: reference_of(visit, key) for visit in recent["visit_id"]}
-    found = _alerts(alerts, references, now, hospital)
-    return Board(tuple(rows), there.height - recent.height, newest_at, now, zone, found, hours)
+    return replace(
+        board,
+        patients=tuple(rows),
+        left_open=there.height - recent.height,
+        alerts=_alerts(alerts, references, now, hospital),
+    )
 
 
 def hospitals_on_board(warehouse_file: Path) -> dict[str, str]:
@@ -321,6 +336,25 @@ def _zones(warehouse_file: Path, hospital: str) -> set[str]:
     return set(frame.filter((pl.col("hospital_id") == hospital) | (hospital == ALL))["time_zone"].drop_nulls())
 
 
+def _newest_record(warehouse_file: Path, now: datetime, hospital: str) -> tuple[str, datetime | None]:
+    """Of the hospitals of a board the one silent for longest, and when its newest record was written."""
+    known = [
+        frame.select("hospital_id", "recorded_at")
+        for name in ("newest_records", "landed_visits")
+        if (frame := read_copy(warehouse_file, name)) is not None
+    ]
+    newest = (
+        pl.concat([pl.DataFrame(schema=_RECORD), *known], how="vertical_relaxed")
+        .filter((pl.col("hospital_id") == hospital) | (hospital == ALL))
+        .filter(pl.col("recorded_at") <= now + timedelta(minutes=_STALE_MINUTES))
+        .drop_nulls()
+        .group_by("hospital_id")
+        .agg(pl.col("recorded_at").max())
+        .sort("recorded_at", "hospital_id")
+    )
+    return newest.row(0) if newest.height else (hospital, None)
+
+
 def _visits(warehouse_file: Path) -> pl.DataFrame | None:
     """Open visits of the last commit, overlaid with what has landed since; None where there are no copies."""
     loaded = read_copy(warehouse_file, "open_visits")
@@ -354,6 +388,7 @@ def _visits(warehouse_file: Path) -> pl.DataFrame | None:
 
 
 _INSTANT = pl.Datetime("us", "UTC")
+_RECORD = {"hospital_id": pl.String(), "recorded_at": _INSTANT}
 _KNOWN = {"decision_at": _INSTANT, "disposition": pl.String(), "doctor_id": pl.String(), "bed_id": pl.String()}
 _SCORE = {
     "visit_id": pl.String(),

@@ -26,6 +26,8 @@ from hospital_assets.warehouse.loads import read_whole
 #: The service days before the newest one on which somebody may have come who is still there; one more, as hospitals in
 #: the west are a day behind.
 _DAYS_OF_PRESENT = LONGEST_PRESENCE_HOURS // 24 + 1
+#: A hospital none of whose visits is of so many days before the newest one delivers no more.
+_DAYS_OF_DELIVERY = 31
 #: Copy -> the tables it is made from, and how.
 _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     "hospitals": (
@@ -99,6 +101,17 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         join cleaned.cleaned_er_visits c on c.visit_id = f.visit_id and c.service_date = f.service_date
         where f.service_date >= (select max(service_date) - {_DAYS_OF_PRESENT} from facts.fact_emergency_visits)
           and (f.is_cancelled or not f.is_open)
+        """,
+    ),
+    # When the newest record of a hospital was written, of any visit: whether its feed is alive. By day, as one whose
+    # clock is far ahead says nothing.
+    "newest_records": (
+        ("cleaned_er_visits",),
+        f"""
+        select hospital_id, max(coalesce(recorded_at, arrival_at)) as recorded_at
+        from cleaned.cleaned_er_visits
+        where service_date >= (select max(service_date) - {_DAYS_OF_DELIVERY} from cleaned.cleaned_er_visits)
+        group by hospital_id, service_date
         """,
     ),
     # Who came on the newest two service days, gone or not, and who was registered by mistake.

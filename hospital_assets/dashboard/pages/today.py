@@ -46,7 +46,7 @@ def today(mart: Mart, where: Slice) -> list[Card]:
     return cards
 
 
-def now(board: Board, is_stale: bool) -> list[Card]:
+def now(board: Board) -> list[Card]:
     """Who waits now, and which alerts are open, from the live board."""
     waiting = board.waiting
     status = {name: sum(row.status == name for row in board.patients) for name in ("in treatment", "boarding")}
@@ -54,11 +54,12 @@ def now(board: Board, is_stale: bool) -> list[Card]:
     late = sum(row.past_minutes > 0 for row in waiting)
     longest = f"longest {max(row.waited_minutes for row in waiting):.0f} min, {late} past target; " if waiting else ""
     others = ", ".join(f"{count} {name}" for name, count in status.items())
-    known = age is not None and not is_stale
+    # Of service days that are over, too: nobody who waited then waits now.
+    known = age is not None and not board.is_stale
     if age is None:
-        detail = "no record has landed"
-    elif is_stale:
-        detail = f"unknown: the newest record is {lasted(age)} old"
+        detail = "unknown: no record has landed of late"
+    elif board.is_stale:
+        detail = f"unknown: the newest record of {board.newest_of} is {lasted(age)} old"
     else:
         detail = f"{longest}{others}; newest record {lasted(age)} old"
     unattended = sum(not alert.acknowledged_by for alert in board.alerts)
