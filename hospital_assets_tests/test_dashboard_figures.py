@@ -755,21 +755,22 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
     found = in_memory(first, last)
     generator = random.Random(days)
     rows = [
-        (hospital, first + timedelta(days=i), code, generator.randrange(1, 9))
+        (hospital, first + timedelta(days=i), version, code, generator.randrange(1, 9))
         for i in range(days)
         for hospital in ("H1", "H2")
-        for code in ("J06.9", "I10")
+        # V01.5: contact with rabies in ICD-9, somebody on foot who was hit by a bicycle in ICD-10.
+        for version, code in ((10, "J06.9"), (10, "V01.5"), (9, "V01.5"), (9, "J06.9"))
         if generator.random() > 0.3
     ]
     with found.connection as connection:
         connection.execute("create schema kpis")
         connection.execute(
             "create table kpis.kpi_conditions_daily (hospital_id varchar, service_date date, "
-            "icd_code varchar, visit_count bigint)"
+            "icd_version integer, icd_code varchar, visit_count bigint)"
         )
-        connection.executemany("insert into kpis.kpi_conditions_daily values (?, ?, ?, ?)", rows)
+        connection.executemany("insert into kpis.kpi_conditions_daily values (?, ?, ?, ?, ?)", rows)
         where = Slice("all", first, last, "H1")
-        trends = condition_trends(found, where, ["J06.9", "I10"])
+        trends = condition_trends(found, where, [(10, "J06.9"), (10, "V01.5"), (9, "V01.5")])
         assert is_by_month(found) == is_monthly
 
     def place(day: date) -> int:
@@ -783,13 +784,13 @@ def test_trends_are_whole_weeks_or_months_up_to_the_newest(days: int, is_monthly
         assert 2 <= len(values) <= 24
         for back, value in enumerate(reversed(values), start=1):
             assert value == sum(
-                n for hospital, day, c, n in rows if hospital == "H1" and c == code and place(day) == back
+                n for hospital, day, *c, n in rows if hospital == "H1" and c == [*code] and place(day) == back
             ), (code, back)
 
 
 def test_diagnoses_of_audiences_without_days_have_no_trend(admin: Mart) -> None:
     found = in_memory(date(2026, 1, 1), date(2026, 3, 1))
-    assert condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), ["I10"]) == {}
+    assert condition_trends(found, Slice("all", date(2026, 1, 1), date(2026, 3, 1)), [(10, "I10")]) == {}
 
 
 # --- what if

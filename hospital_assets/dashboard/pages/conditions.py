@@ -63,7 +63,11 @@ def conditions(mart: Mart, where: Slice) -> Page:
     figures: list[Figure] = []
     if rows:
         most = max(r["visit_count"] for r in rows)
-        trends = queries.condition_trends(mart, where, [r["icd_code"] for r in rows])
+        trends = queries.condition_trends(mart, where, [(r["icd_version"], r["icd_code"]) for r in rows])
+        lines = {
+            code: Drawn(charts.sparkline(values, limits=(0, None), width=110, height=20))
+            for code, values in trends.items()
+        }
         each = "month" if queries.is_by_month(mart) else "week"
         history = len(next(iter(trends.values()), []))
         figures.append(
@@ -88,11 +92,7 @@ def conditions(mart: Mart, where: Slice) -> Page:
                         Drawn(charts.bar(r["visit_count"] / most)),
                         r["visit_count"],
                         r["share_pct"],
-                        *(
-                            [Drawn(charts.sparkline(trends[r["icd_code"]], limits=(0, None), width=110, height=20))]
-                            if trends
-                            else []
-                        ),
+                        *([lines[r["icd_version"], r["icd_code"]]] if trends else []),
                     ]
                     for r in rows
                 ],

@@ -9,25 +9,29 @@ from typing import Any
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_months, over_time
 from hospital_assets.dashboard.slices import Slice
 
+#: ICD version and code: a code alone means something else in another version.
+Code = tuple[int, str]
+
 
 def conditions(mart: Mart, where: Slice) -> list[Row]:
     """The commonest principal diagnoses, whole period."""
-    columns = "condition_name, icd_code, visit_count, share_pct, coded_visit_count"
+    columns = "condition_name, icd_version, icd_code, visit_count, share_pct, coded_visit_count"
     return of_hospital(
         mart,
         where,
         "kpi_conditions",
         columns,
-        "and icd_code <> 'not_coded' and visit_count is not null order by visit_count desc, icd_code limit 15",
+        "and icd_code <> 'not_coded' and visit_count is not null "
+        "order by visit_count desc, icd_code, icd_version limit 15",
     )
 
 
-def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str, list[int]]:
+def condition_trends(mart: Mart, where: Slice, codes: Sequence[Code]) -> dict[Code, list[int]]:
     """Visits of some principal diagnoses by whole month, or week where months are few; at most 24.
 
     They end with the publication, whatever the period; none where single days are not published.
     """
-    if not mart.has("kpi_conditions_daily", "icd_code"):
+    if not mart.has("kpi_conditions_daily", "icd_version", "icd_code"):
         return {}
     until = mart.known.complete_until
     starts = (
@@ -38,14 +42,16 @@ def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str
     starts = [start for start in starts if start >= mart.known.first]
     rows = (
         mart.sliced(
-            "select k.icd_code, list_position($starts, s.start) - 1 as place, "
+            "select icd_version, icd_code, list_position($starts, s.start) - 1 as place, "
             "sum(k.visit_count)::bigint as visit_count "
             "from kpis.kpi_conditions_daily k asof join (select unnest($starts::date[]) as start) s "
-            "on k.service_date >= s.start where $hospital in ('all', k.hospital_id) "
-            "and list_contains($codes, k.icd_code) and k.service_date < $ends and k.service_date >= $starts[1] "
-            "group by 1, 2",
+            "on k.service_date >= s.start "
+            "join (select unnest($versions::int[]) as icd_version, unnest($codes::varchar[]) as icd_code) c "
+            "using (icd_version, icd_code) where $hospital in ('all', k.hospital_id) "
+            "and k.service_date < $ends and k.service_date >= $starts[1] group by 1, 2, 3",
             where,
-            codes=list(codes),
+            versions=[version for version, _ in codes],
+            codes=[code for _, code in codes],
             starts=starts,
             ends=starts[-1],
         )
@@ -54,7 +60,7 @@ def condition_trends(mart: Mart, where: Slice, codes: Sequence[str]) -> dict[str
     )
     found = {code: [0] * (len(starts) - 1) for code in codes}
     for row in rows:
-        found[row["icd_code"]][row["place"]] = row["visit_count"]
+        found[row["icd_version"], row["icd_code"]][row["place"]] = row["visit_count"]
     return found if rows else {}
 
 
