@@ -941,13 +941,46 @@ def test_the_quality_page_is_cut_to_what_an_audience_may_see(tmp_path: Path) -> 
     assert "smith_john" in admin and "H2" in admin and "77" in admin
     assert "smith_john" not in doctor + analyst and "77" not in doctor + analyst
     assert "H2" not in doctor and "37" not in doctor and "no time of measurement" in doctor
-    by_hospital = figure(quality(settings, sight_of(policy, "analyst")), "by-hospital")
-    assert [row[-1] for row in by_hospital.rows] == [None, 37]
-    (own,) = figure(quality(settings, sight_of(policy, "doctor-H1")), "by-hospital").rows
-    assert own[0] == "H1" and own[-1] == 3
+    # What is cut is not there, instead of reading as none.
+    ids = {found.id for found in quality(settings, sight_of(policy, "analyst")).figures}
+    assert {"rules", "quarantine", "freshness"} <= ids
+    assert not ids & {"by-hospital", "reconciliation", "drift", "states"}
+    of_doctor = quality(settings, sight_of(policy, "doctor-H1"))
+    (own,) = figure(of_doctor, "by-hospital").rows
+    assert own[0] == "H1" and own[-1] == 3 and figure(of_doctor, "quarantine").title == "3 records in quarantine"
     # Nothing was gathered yet: nothing to cut.
     settings.gathered_quality.unlink()
     assert quality(settings, sight_of(policy, "doctor-H1")).figures
+
+
+@pytest.mark.parametrize(
+    ("counts", "shown", "total"),
+    [
+        ([57], [55], "55"),
+        ([3, 52, 13], [50, None, None], "70"),  # 13, too, or the total less the others would be 3
+        ([52, 3], [None, None], "55"),
+        ([4], [None], None),
+        ([10, 10], [None, None], None),  # 20 could be nothing else
+    ],
+)
+def test_no_small_count_of_the_quality_page_follows_from_the_others(
+    tmp_path: Path, counts: list[int], shown: list[int | None], total: str | None
+) -> None:
+    settings = Settings(tmp_path)
+    rows = [
+        {"subject": "vitals", "rule": f"r{at}", "description": "", "source_file": f"{part}.csv", "records": records}
+        for at, count in enumerate(counts)
+        for part, records in enumerate((count // 2, count - count // 2))
+    ]
+    replace_text(settings.gathered_quality, json.dumps({"as_of": "2026-03-12T00:00:00+00:00", "quarantine": rows}))
+    page = quality(settings, sight_of(shipped_policy(), "analyst"))
+    table = figure(page, "quarantine")
+    assert [row[-1] for row in table.rows] == shown
+    assert table.title == f"{total or 'Few'} records in quarantine" and "below 11" in table.note
+    (card,) = [card for card in page.cards if card.id == "quarantined"]
+    assert card.value == (total or "\u2013") and "rounded to 5" in card.detail
+    whole = quality(settings, sight_of(shipped_policy(), "admin"))
+    assert figure(whole, "quarantine").title == f"{sum(counts)} records in quarantine"
 
 
 def test_where_dagster_is_stands_in_the_settings(tmp_path: Path) -> None:

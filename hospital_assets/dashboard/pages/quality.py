@@ -2,7 +2,8 @@
 
 It is not cut from a publication: it shows what the asset `quality_report` has gathered (`reports/quality.json`:
 counts, rules and files, no value of a record) and the ledger's copy, cut to what an audience may see: names of files
-and counts of the whole network only where every patient may be seen, else one's own hospital, or no count of few.
+and counts of the whole network only where every patient may be seen, else one's own hospital, or no count of
+few nor what would tell it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from hospital_assets.dashboard.figures import Away, Card, Cell, Column, Drawn, F
 from hospital_assets.dashboard.pages.shared import plain_table
 from hospital_assets.files import StateError, read_state
 from hospital_assets.publishing.audience import parse_audience
-from hospital_assets.publishing.policy import Policy
+from hospital_assets.publishing.policy import Policy, SmallCells
+from hospital_assets.publishing.small_cells import Line, suppress
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.loads import read_ledger_copy
 
@@ -31,65 +33,74 @@ class Sight:
 
     Attributes:
         hospital_id: only this hospital's records; None for the network's.
-        fewest: smaller counts, but 0, are not shown; 1 shows all.
+        small_cells: how counts of few records are protected; None where all are shown.
     """
 
     hospital_id: str | None = None
-    fewest: int = 1
+    small_cells: SmallCells | None = None
 
     @property
     def is_whole(self) -> bool:
         """Whether everything may be seen, names of files, too."""
-        return self.hospital_id is None and self.fewest <= 1
+        return self.hospital_id is None and self.small_cells is None
+
+    @property
+    def left_out(self) -> set[str]:
+        """Cards and figures of files, of the whole network, or of the parts of what is protected."""
+        found: set[str] = set() if self.is_whole else {"balance", "files", "reconciliation", "states", "drift"}
+        # The newest day of a feed is that of any hospital.
+        found |= {"freshness"} if self.hospital_id else set()
+        return found | ({"by-hospital"} if self.small_cells else set())
 
 
 def sight_of(policy: Policy, audience: str) -> Sight:
     """What an audience may see, by the policy."""
     role, hospital = parse_audience(policy, audience)
-    return Sight(hospital, 1 if policy.roles[role].small_cells == "show" else policy.small_cells.threshold)
+    return Sight(hospital, None if policy.roles[role].small_cells == "show" else policy.small_cells)
 
 
 def cut(found: dict[str, Any], sight: Sight) -> dict[str, Any]:
-    """What was gathered, as somebody may see it."""
-    if sight.is_whole or not found:
+    """What was gathered, as somebody may see it; `quarantined` is how many records are, None for few."""
+    if not found:
         return found
-    reasons = {(row["subject"], row["rule"]): row["description"] for row in found.get("quarantine", [])}
-    if sight.hospital_id is None:
-        rows = [row | {"source_file": None} for row in found.get("quarantine", [])]
-        by_hospital = found.get("quarantine_by_hospital", [])
-    else:
-        by_hospital = [r for r in found.get("quarantine_by_hospital", []) if r["hospital"] == sight.hospital_id]
-        rows = [
-            {
-                "subject": row["subject"],
-                "source_file": None,
-                "rule": row["rule"],
-                "description": reasons.get((row["subject"], row["rule"])),
-                "records": row["records"],
-            }
-            for row in by_hospital
-        ]
-    own = {
-        "quarantine": _not_few(_summed(rows), sight.fewest),
-        "quarantine_by_hospital": _not_few(by_hospital, sight.fewest),
-        "failed": [row | {"broken": None, "of": None, "%": None} for row in found.get("failed", [])],
-    }
-    # Of the network, with counts of files and records; the newest day of a feed is that of any hospital.
-    network = ("reconciliation", "drift", *(("freshness",) if sight.hospital_id else ()))
-    return found | own | {name: [] for name in network}
+    rows, by_hospital = found.get("quarantine", []), found.get("quarantine_by_hospital", [])
+    if sight.hospital_id is not None:
+        reasons = {(row["subject"], row["rule"]): row["description"] for row in rows}
+        by_hospital = [row for row in by_hospital if row["hospital"] == sight.hospital_id]
+        rows = [row | {"description": reasons.get((row["subject"], row["rule"]))} for row in by_hospital]
+    quarantined: int | None = sum(row["records"] for row in rows)
+    failed = found.get("failed", [])
+    if not sight.is_whole:
+        rows = _summed(rows)
+        failed = [row | {"broken": None, "of": None, "%": None} for row in failed]
+    if sight.small_cells is not None:
+        rows, quarantined = _protected(rows, sight.small_cells)
+    own = {"quarantine": rows, "quarantine_by_hospital": by_hospital, "quarantined": quarantined, "failed": failed}
+    return found | own
 
 
 def _summed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records by feed and rule, without the files."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
-        at = found.setdefault((row["subject"], row["rule"]), row | {"records": 0})
+        at = found.setdefault((row["subject"], row["rule"]), row | {"records": 0, "source_file": None})
         at["records"] += row["records"]
     return list(found.values())
 
 
-def _not_few(rows: list[dict[str, Any]], fewest: int) -> list[dict[str, Any]]:
-    return [row | {"records": row["records"] if row["records"] >= fewest else None} for row in rows]
+def _protected(rows: list[dict[str, Any]], rules: SmallCells) -> tuple[list[dict[str, Any]], int | None]:
+    """Rows and their total, rounded, without the counts that are small or would give a small one away."""
+    counts: dict[tuple[int, ...], tuple[int]] = {(at,): (row["records"],) for at, row in enumerate(rows)}
+    line, total = Line([*counts], ()), sum(row["records"] for row in rows)
+    counts[()] = (total,)
+    hidden = suppress(counts, [line], rules.threshold)
+
+    def shown(cell: tuple[int, ...], records: int) -> int | None:
+        return None if cell in hidden else round(records / rules.base) * rules.base
+
+    made = [row | {"records": shown((at,), row["records"])} for at, row in enumerate(rows)]
+    # In the order of what is shown: another would tell which is larger.
+    return sorted(made, key=lambda row: (-(row["records"] or 0), row["subject"], row["rule"])), shown((), total)
 
 
 def quality(settings: Settings, sight: Sight | None = None) -> Page:
@@ -109,13 +120,10 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
     passed = sum(row["passed"] for row in scores)
     balance = found.get("reconciliation", [])
     lost = [r for r in balance if r["landed"] != r["cleaned"] + r["quarantined"] + r["duplicates"]]
-    quarantined = sum(row["records"] or 0 for row in found.get("quarantine", []))
+    quarantined = found.get("quarantined")
+    rules = sight.small_cells
     ledger = read_ledger_copy(settings.warehouse_file)
-    states = (
-        ledger["state"].value_counts().sort("count", "state", descending=[True, False]).to_dicts()
-        if sight.is_whole
-        else []
-    )
+    states = ledger["state"].value_counts().sort("count", "state", descending=[True, False]).to_dicts()
     odd = sum(row["count"] for row in states if row["state"] not in ("ready", "companion", "duplicate"))
     at = f"as of {found['as_of'][:16].replace('T', ' ')} UTC" if found else _RUN
     cards = [
@@ -136,9 +144,9 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
         Card(
             "quarantined",
             "Records in quarantine",
-            charts.number(quarantined if found else None),
+            charts.number(quarantined),
             "",
-            "in quarantine, with the rule's name" if found else at,
+            ("in quarantine, with the rule's name" + (f"; rounded to {rules.base}" if rules else "")) if found else at,
         ),
         Card(
             "balance",
@@ -149,13 +157,14 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
         ),
         Card("files", "Files not loaded", charts.number(odd), "", f"of {charts.number(ledger.height)} landed"),
     ]
-    if not sight.is_whole:
-        cards = [card for card in cards if card.id not in ("balance", "files")]
+
+    def page(figures: list[Figure]) -> Page:
+        kept = [card for card in cards if card.id not in sight.left_out]
+        return Page((), kept, [figure for figure in figures if figure.id not in sight.left_out])
+
     if not found:
-        return Page((), cards, [empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
-    return Page(
-        (),
-        cards,
+        return page([empty("gathered", "Nothing gathered yet", _RUN, 12), _files(states)])
+    return page(
         [
             plain_table(
                 "scores",
@@ -195,12 +204,18 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
             _over_time(found.get("scores_by_day", [])),
             plain_table(
                 "quarantine",
-                f"{charts.number(quarantined)} records in quarantine",
+                "Few records in quarantine"
+                if quarantined is None
+                else f"{charts.number(quarantined)} records in quarantine",
                 "By feed and rule; the records themselves stay in the warehouse",
                 _by_rule(found.get("quarantine", [])),
                 {"subject": None, "rule": None, "description": None, "records": 0, "files": 0, "for_example": None},
                 span=12,
                 bar="records",
+                note=f"Counts below {rules.threshold} are left out, and others that would tell them; the rest is "
+                f"rounded to {rules.base}."
+                if rules
+                else "",
             ),
             plain_table(
                 "by-hospital",
@@ -236,7 +251,7 @@ def quality(settings: Settings, sight: Sight | None = None) -> Page:
                 {"day": None, "status": None, "checks": 0},
                 span=12,
             ),
-        ],
+        ]
     )
 
 
