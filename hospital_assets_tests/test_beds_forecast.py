@@ -98,8 +98,13 @@ def simulated(days: int, seed: int = 1, last: datetime | None = None) -> pl.Data
     return frame
 
 
+def of_both(*days: date) -> dict[date, list[str]]:
+    """As-of days that are known at both hospitals."""
+    return dict.fromkeys(days, ["H1", "H2"])
+
+
 def test_rows_are_as_the_contract_has_them() -> None:
-    made = beds([AS_OF - timedelta(days=1), AS_OF], simulated(90), DEPARTMENTS, HOSPITALS)
+    made = beds(of_both(AS_OF - timedelta(days=1), AS_OF), simulated(90), DEPARTMENTS, HOSPITALS)
     contract = CONTRACTS["forecast_beds_daily"]
     contract.schema.validate(made)
     assert made.columns == contract.column_names and not made.select(contract.key).is_duplicated().any()
@@ -129,13 +134,26 @@ def test_rows_are_as_the_contract_has_them() -> None:
     assert day.filter(pl.col("bed_capacity").is_null())["over_capacity_pct"].null_count() == 4
 
 
+def test_a_hospital_whose_day_is_not_known_has_no_forecast_and_is_no_part_of_all() -> None:
+    """H2 has not delivered the second day: who is in there, and who left, is not known."""
+    before, stays = AS_OF - timedelta(days=1), simulated(90)
+    made = beds({before: ["H1", "H2"], AS_OF: ["H1", "all"]}, stays, DEPARTMENTS, HOSPITALS)
+    both = beds(of_both(before, AS_OF), stays, DEPARTMENTS, HOSPITALS)
+    first, h1 = pl.col("service_date") == before, pl.col("hospital_id") == "H1"
+    assert made.filter(first).equals(both.filter(first)) and made.filter(h1).equals(both.filter(h1))
+    last = made.filter(~first)
+    assert set(last["hospital_id"]) == {"H1", "all"}
+    of_all = last.filter(hospital_id="all").drop("hospital_id")
+    assert of_all.equals(last.filter(h1).drop("hospital_id"))
+
+
 def test_beds_are_those_of_each_day_by_the_hospitals_clock() -> None:
     """Three beds fewer in Tokyo, from its midnight of two days ahead on; known before, and not of the days before."""
     change = datetime(2026, 3, 30, 15, tzinfo=UTC)
     is_tokyo = pl.col("hospital_id") == "H2"
     before = DEPARTMENTS.with_columns(valid_to_at=pl.when(is_tokyo).then(change).otherwise("valid_to_at"))
     after = DEPARTMENTS.filter(is_tokyo).with_columns(valid_from_at=change, bed_capacity=pl.lit(3, pl.Int64))
-    made = beds([AS_OF - timedelta(days=9), AS_OF], simulated(90), pl.concat([before, after]), HOSPITALS)
+    made = beds(of_both(AS_OF - timedelta(days=9), AS_OF), simulated(90), pl.concat([before, after]), HOSPITALS)
     of = made.filter(pl.col("department_name") == "Surgery").sort("service_date", "target_date")
     for hospital, others in (("H2", 0), ("all", 10)):
         found = of.filter(pl.col("hospital_id") == hospital)["bed_capacity"].to_list()
@@ -145,7 +163,7 @@ def test_beds_are_those_of_each_day_by_the_hospitals_clock() -> None:
 
 
 def test_nothing_after_the_as_of_day_changes_a_forecast() -> None:
-    made = beds([AS_OF], simulated(90), DEPARTMENTS, HOSPITALS)
+    made = beds(of_both(AS_OF), simulated(90), DEPARTMENTS, HOSPITALS)
     stays = simulated(90)
     end = datetime(2026, 3, 30, tzinfo=UTC)
     later = stays.filter(pl.col("segment_start_at") < end).with_columns(
@@ -153,10 +171,10 @@ def test_nothing_after_the_as_of_day_changes_a_forecast() -> None:
         _until_at=pl.when(pl.col("segment_end_at") <= end).then("_until_at").otherwise(end + timedelta(days=900)),
     )
     of_h1 = pl.col("hospital_id") == "H1"
-    assert beds([AS_OF], later, DEPARTMENTS, HOSPITALS).filter(of_h1).equals(made.filter(of_h1))
+    assert beds(of_both(AS_OF), later, DEPARTMENTS, HOSPITALS).filter(of_h1).equals(made.filter(of_h1))
     earlier = stays.filter(pl.col("segment_start_at") < end - timedelta(days=2))
-    assert not beds([AS_OF], earlier, DEPARTMENTS, HOSPITALS).filter(of_h1).equals(made.filter(of_h1))
-    assert beds([FIRST.date()], stays, DEPARTMENTS, HOSPITALS).is_empty()
+    assert not beds(of_both(AS_OF), earlier, DEPARTMENTS, HOSPITALS).filter(of_h1).equals(made.filter(of_h1))
+    assert beds(of_both(FIRST.date()), stays, DEPARTMENTS, HOSPITALS).is_empty()
 
 
 def test_it_beats_the_median_of_the_weekday_and_its_bands_hold_what_came() -> None:
@@ -170,7 +188,7 @@ def test_it_beats_the_median_of_the_weekday_and_its_bands_hold_what_came() -> No
     )
     hours = np.arange(24 * 214) + 0.5
     there = ((start[:, None] <= hours) & (hours < end[:, None])).sum(axis=0).reshape(-1, 24).mean(axis=1)
-    made = beds(as_of, stays, DEPARTMENTS, HOSPITALS).filter(
+    made = beds(of_both(*as_of), stays, DEPARTMENTS, HOSPITALS).filter(
         pl.col("hospital_id") == "H1", pl.col("department_name") == "Surgery"
     )
     errors: dict[int, list[tuple[float, float, bool]]] = {}

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hospital_assets.assets.forecasts.staffing import Made, realised, suggestions
+from hospital_assets.assets.forecasts.staffing import Made, realised, suggestions, weeks_over
 from hospital_assets.checks.table_checks import check_table
 from hospital_assets.cli import main, rosters
 from hospital_assets.contracts import CONTRACTS
@@ -235,7 +235,8 @@ def test_checks_pass_and_each_planted_fault_turns_one_red(made: Made) -> None:
 
 def test_what_came_is_seen_by_both_rosters(made: Made) -> None:
     read = tables()
-    over = made.shifts.with_columns(pl.col("service_date").dt.offset_by("7d"))
+    sunday = read["ahead"].with_columns(pl.col("service_date").dt.offset_by("7d"))
+    over = weeks_over(made.shifts, sunday)
     names = ("visits", "shifts", "departments", "hospitals")
     found = realised(over, *(read[name] for name in names))
     CONTRACTS["kpi_staffing_realised"].schema.validate(found)
@@ -248,6 +249,9 @@ def test_what_came_is_seen_by_both_rosters(made: Made) -> None:
     assert worked["wait_mean_minutes"] == pytest.approx(really, rel=0.1)
     assert suggested["wait_mean_minutes"] < worked["wait_mean_minutes"]
     assert_frame_equal(realised(over, *(read[name].reverse() for name in names)), found, check_exact=True)
+    # A last day that is not over, or was not delivered at this hospital, is forecast from nowhere or elsewhere.
+    for others in (read["ahead"], sunday.with_columns(hospital_id=pl.lit("H2"))):
+        assert weeks_over(made.shifts, others).is_empty()
     gone = read | {"shifts": read["shifts"].filter(pl.col("service_date") <= AS_OF)}
     assert realised(over, *(gone[name] for name in names)).is_empty()
 

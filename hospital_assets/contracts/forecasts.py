@@ -152,7 +152,8 @@ BEDS_FORECAST = Measure(
     "patients",
     "inpatient departments with admissions for a week or more, up to the as-of day",
     "Kaplan and Meier 1958; infinite-server queue",
-    exclusions="stays that nobody ended and that count as over (beds).",
+    exclusions="as-of days that arrivals at the hospital are not forecast from; stays that nobody ended and that count as "
+    "over (beds).",
     variants="demand is not cut at the beds there are. Patients of the emergency department who wait for a bed are not "
     "distinguished from others to come; admissions do not follow the forecast of arrivals.",
 )

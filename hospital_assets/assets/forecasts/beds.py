@@ -1,7 +1,7 @@
 """Patients in each inpatient department on the seven days after each as-of day of a run, against its beds."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -36,22 +36,26 @@ _HOUR, _DAY = 3_600, 86_400
 def forecast_beds_daily(
     forecast_arrivals_daily: pl.DataFrame, fact_patient_flow: Frame, dim_department: Frame, dim_hospital: pl.DataFrame
 ) -> pl.DataFrame:
-    """Patients in inpatient departments, from the end of each day of the run that arrivals are forecast from."""
-    as_of = forecast_arrivals_daily["service_date"].unique().sort().to_list()
+    """Patients in inpatient departments, from the end of each day of the run that arrivals there are forecast from."""
+    hospitals = forecast_arrivals_daily.group_by("service_date").agg(pl.col("hospital_id").unique()).sort("service_date")
+    as_of = dict(hospitals.iter_rows())
     if not as_of:
         return pl.DataFrame(schema=CONTRACTS["forecast_beds_daily"].polars_schema)
     # A day more: hospitals' clocks differ. Older stays that go on are counted as over long before.
-    since = nw.lit(as_of[0] - timedelta(days=_DAYS_OF_STAYS + 1))
-    flow = fact_patient_flow.filter(nw.col("service_date") >= since, nw.col("service_date") <= nw.lit(as_of[-1]))
+    since = nw.lit(min(as_of) - timedelta(days=_DAYS_OF_STAYS + 1))
+    flow = fact_patient_flow.filter(nw.col("service_date") >= since, nw.col("service_date") <= nw.lit(max(as_of)))
     stays = department_stays(flow, dim_department).filter(nw.col("department_name") != EMERGENCY)
     departments = dim_department.collect("polars").to_native()
     return beds(as_of, stays.collect("polars").to_native(), departments, dim_hospital)
 
 
-def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame) -> pl.DataFrame:
+def beds(
+    as_of: Mapping[date, Collection[str]], stays: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame
+) -> pl.DataFrame:
     """Forecasts of all departments from each of some as-of days.
 
     Args:
+        as_of: days, and the hospitals at which each is over and was delivered.
         stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
     """
     contract = CONTRACTS["forecast_beds_daily"]
@@ -63,12 +67,14 @@ def beds(as_of: "list[date]", stays: pl.DataFrame, departments: pl.DataFrame, ho
     )
     clocks = {place: _Clocks.of(rows) for place, rows in sorted(by_department.items())}
     rows: list[dict[str, Any]] = []
-    for day in as_of:
+    for day, known in as_of.items():
         pooled: dict[tuple[str, str], list[_Department]] = {}
         midnights = {
             zone: [end_of_day(day + timedelta(days=n), zone) for n in range(_DAYS_AHEAD)] for *_, zone in clocks
         }
         for (hospital, name, zone), of_department in clocks.items():
+            if hospital not in known:
+                continue
             there = [_beds_at(versions.get((hospital, name), []), midnight) for midnight in midnights[zone]]
             found = _department(of_department, midnights[zone][0], there)
             if found is not None:

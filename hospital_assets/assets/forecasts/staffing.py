@@ -21,7 +21,6 @@ from hospital_assets.contracts.kpis import ALL
 from hospital_assets.measures.triage import WAIT_TARGETS_MINUTES
 from hospital_assets.settings import StaffingSettings
 from hospital_assets.warehouse.dialect import Frame
-from hospital_assets.warehouse.io_manager import days_of_run
 from hospital_assets.workers import spread
 
 if TYPE_CHECKING:
@@ -476,18 +475,15 @@ def _comparison(known: "Known", department: "Department", made: "Plan") -> list[
     ins=all_days("staffing_shifts_suggested", "fact_emergency_visits", "fact_doctor_shifts"),
 )
 def kpi_staffing_realised(
-    context: dg.AssetExecutionContext,
     staffing_shifts_suggested: pl.DataFrame,
+    forecast_arrivals_daily: pl.DataFrame,
     fact_emergency_visits: Frame,
     fact_doctor_shifts: Frame,
     dim_department: pl.DataFrame,
     dim_hospital: pl.DataFrame,
 ) -> pl.DataFrame:
-    """What the suggestions of the Sunday before would have done, on each Sunday of the run."""
-    period = days_of_run(context)
-    over = staffing_shifts_suggested.with_columns(pl.col("service_date").dt.offset_by(f"{_WEEK}d")).filter(
-        pl.col("service_date").is_between(period.first, period.end, closed="left")
-    )
+    """What the suggestions of the Sunday before would have done, on each Sunday of the run that was forecast from."""
+    over = weeks_over(staffing_shifts_suggested, forecast_arrivals_daily)
     first, last = over["service_date"].min(), over["service_date"].max()
     if not isinstance(first, date) or not isinstance(last, date):
         return pl.DataFrame(schema=CONTRACTS["kpi_staffing_realised"].polars_schema)
@@ -496,13 +492,24 @@ def kpi_staffing_realised(
     return realised(over, visits, shifts, dim_department, dim_hospital)
 
 
+def weeks_over(suggested: pl.DataFrame, daily: pl.DataFrame) -> pl.DataFrame:
+    """Suggested shifts by the last day of their week, where that day is over at the hospital and was delivered.
+
+    Args:
+        suggested: staffing_shifts_suggested.
+        daily: forecast_arrivals_daily, of the last days that are asked for.
+    """
+    by_end = suggested.with_columns(pl.col("service_date").dt.offset_by(f"{_WEEK}d"))
+    return by_end.join(daily, on=["service_date", "hospital_id"], how="semi")
+
+
 def realised(
     over: pl.DataFrame, visits: pl.DataFrame, shifts: pl.DataFrame, departments: pl.DataFrame, hospitals: pl.DataFrame
 ) -> pl.DataFrame:
     """The roster that was worked and the one that was suggested, both simulated on the patients who came.
 
     Args:
-        over: staffing_shifts_suggested, the last day of their week as `service_date`.
+        over: see `weeks_over`.
         visits: fact_emergency_visits; of this and the next, what lies after that day is not used.
     """
     found = departments_known(over, visits, shifts, departments, hospitals)
