@@ -98,9 +98,9 @@ def simulated(days: int, seed: int = 1, last: datetime | None = None) -> pl.Data
     return frame
 
 
-def of_both(*days: date) -> dict[date, list[str]]:
+def of_both(*days: date) -> dict[date, tuple[str, ...]]:
     """As-of days that are known at both hospitals."""
-    return dict.fromkeys(days, ["H1", "H2"])
+    return dict.fromkeys(days, ("H1", "H2", "all"))
 
 
 def test_rows_are_as_the_contract_has_them() -> None:
@@ -137,7 +137,7 @@ def test_rows_are_as_the_contract_has_them() -> None:
 def test_a_hospital_whose_day_is_not_known_has_no_forecast_and_is_no_part_of_all() -> None:
     """H2 has not delivered the second day: who is in there, and who left, is not known."""
     before, stays = AS_OF - timedelta(days=1), simulated(90)
-    made = beds({before: ["H1", "H2"], AS_OF: ["H1", "all"]}, stays, DEPARTMENTS, HOSPITALS)
+    made = beds(of_both(before) | {AS_OF: ("H1", "all")}, stays, DEPARTMENTS, HOSPITALS)
     both = beds(of_both(before, AS_OF), stays, DEPARTMENTS, HOSPITALS)
     first, h1 = pl.col("service_date") == before, pl.col("hospital_id") == "H1"
     assert made.filter(first).equals(both.filter(first)) and made.filter(h1).equals(both.filter(h1))
@@ -145,6 +145,8 @@ def test_a_hospital_whose_day_is_not_known_has_no_forecast_and_is_no_part_of_all
     assert set(last["hospital_id"]) == {"H1", "all"}
     of_all = last.filter(hospital_id="all").drop("hospital_id")
     assert of_all.equals(last.filter(h1).drop("hospital_id"))
+    # While H2 is waited for there is nothing of all.
+    assert set(beds({AS_OF: ["H1"]}, stays, DEPARTMENTS, HOSPITALS)["hospital_id"]) == {"H1"}
 
 
 def test_beds_are_those_of_each_day_by_the_hospitals_clock() -> None:

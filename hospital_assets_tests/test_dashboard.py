@@ -56,10 +56,11 @@ from hospital_assets.dashboard.slices import MOST_POINTS, Known, Slice, not_foun
 from hospital_assets.dashboard.store import Store
 from hospital_assets.dashboard.store import open_mart as opened
 from hospital_assets.live.board import OpenAlert, read_board, reference_of
-from hospital_assets.live.copies import merge_landed
+from hospital_assets.live.copies import merge_landed, publish_copy, read_copy
 from hospital_assets.measures.natural_limits import Better
 from hospital_assets.publishing.policy import POLICY_FILE, PolicyError
 from hospital_assets.settings import Settings
+from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.dashboards import Served, published, serve
 from hospital_assets_tests.helpers import query
@@ -1033,6 +1034,26 @@ def landed(folder: Path, visits: list[dict[str, object]], vitals: list[dict[str,
 
 def news2(name: str, score: int | None, red: bool = False) -> dict[str, object]:
     return {"visit_id": name, "measured_at": NOW, "news2_score": score, "has_news2_red_parameter": red}
+
+
+def test_the_board_expects_what_the_newest_forecast_of_each_hospital_does(tmp_path: Path) -> None:
+    """H2's newest day is one before H1's."""
+    settings = Settings(tmp_path)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.connection.execute(
+            """
+            create table forecasts.forecast_arrivals_hourly as
+            select made::date as service_date, hospital as hospital_id, date '2026-03-12' as target_date,
+                   12 as hour_of_day, n as expected_arrivals, 1 as p10_count, 9 as p90_count, ships as is_shipped
+            from (values ('2026-03-10', 'H1', 1.0, true), ('2026-03-11', 'H1', 2.0, true),
+                         ('2026-03-11', 'H1', 3.0, false), ('2026-03-10', 'H2', 4.0, true)) t(made, hospital, n, ships)
+            """
+        )
+        publish_copy(warehouse, "expected_arrivals")
+    found = read_copy(settings.warehouse_file, "expected_arrivals")
+    assert found is not None
+    assert dict(found.select("hospital_id", "expected_arrivals").iter_rows()) == {"H1": 2.0, "H2": 4.0}
+    assert len(found) == 2
 
 
 def test_the_board_says_who_came_and_who_is_expected_by_the_hour(tmp_path: Path) -> None:

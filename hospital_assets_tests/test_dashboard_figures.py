@@ -28,6 +28,7 @@ from hospital_assets import charts
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.contracts.forecasts import QUEUE
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
@@ -200,6 +201,62 @@ def test_what_is_expected_is_the_newest_forecast_that_ships_of_that_day() -> Non
     assert (next_.label, next_.value) == ("Expected on Thursday 12 Mar", "\u2013")
 
 
+def test_each_hospital_has_its_own_newest_forecast_and_who_is_missing_from_all_is_named() -> None:
+    """H2 was known until the 9th, the others until the 10th; of all there are forecasts from the 9th, then the 10th."""
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
+    mart.data_as_of = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
+    mart.connection.execute(
+        """
+        create schema kpis; create schema dimensions; create schema forecasts;
+        create table dimensions.dim_hospital as
+        select n as hospital_key, 'H' || n as hospital_id, 'UTC' as time_zone from range(1, 4) a(n);
+        create table kpis.kpi_arrivals_hourly as
+        select date '2026-03-11' as service_date, 0 as hour_of_day, 'H1' as hospital_id, 1 as arrivals_count;
+        create table forecasts.forecast_arrivals_daily as
+        select made::date as service_date, hospital as hospital_id, made::date + d::integer as target_date,
+               d as horizon_days, 'regression' as method, n + d as expected_arrivals, 0 as p025_count, 1 as p10_count,
+               0 as p25_count, 0 as p50_count, 0 as p75_count, 2 as p90_count, 0 as p975_count, null as holiday_name,
+               true as is_shipped
+        from range(1, 15) a(d), (values ('2026-03-09', 'H1', 100), ('2026-03-10', 'H1', 200), ('2026-03-09', 'H2', 10),
+                                        ('2026-03-09', 'all', 110), ('2026-02-01', 'H3', 1)) t(made, hospital, n);
+        create table forecasts.forecast_wait_methods as
+        select made::date as service_date, hospital as hospital_id, method, 'better' as method_reason,
+               28 as origins_count, 1.0 as median_skill_pct, 1.0 as high_skill_pct
+        from (values ('2026-03-09', 'H1', 'same_hour'), ('2026-03-10', 'H1', 'queue_simulation'),
+                     ('2026-03-09', 'H2', 'queue_simulation'),
+                     ('2026-02-01', 'H3', 'same_hour')) t(made, hospital, method);
+        create table forecasts.kpi_wait_forecast_accuracy as
+        select 'H1' as hospital_id, 'all' as horizon_band, 'queue_simulation' as method, 1 as forecasts_count,
+               1.0 as wait_mae_minutes;
+        """
+    )
+    slices = {name: Slice("all", mart.known.first, mart.known.last, name) for name in ("H1", "H2", "H3", "all")}
+
+    def expected() -> dict[str, list[str]]:
+        return {name: [card.value for card in today(mart, where)[1:]] for name, where in slices.items()}
+
+    def ahead(name: str) -> list[tuple[date, int]]:
+        rows = forecast_queries.daily_forecast(mart, slices[name])
+        return [(row["day"], row["expected"]) for row in rows if row["expected"] is not None]
+
+    assert expected() == {"H1": ["201", "202"], "H2": ["12", "13"], "H3": ["\u2013"] * 2, "all": ["112", "113"]}
+    # What is said of days that are over, at some hospital or long ago, is no forecast any more.
+    assert ahead("H2")[0] == (date(2026, 3, 10), 11) and len(ahead("H2")) == 14 and ahead("H3") == []
+    methods = {row["hospital_id"]: row["method"] for row in forecast_queries.wait_methods(mart, slices["all"])}
+    assert methods == {"H1": QUEUE, "H2": QUEUE}
+    assert forecast_queries.wait_methods(mart, slices["H2"])[0]["method"] == QUEUE
+    assert "without" not in today(mart, slices["all"])[1].detail
+    mart.connection.execute(
+        "insert into forecasts.forecast_arrivals_daily select * replace ('all' as hospital_id) "
+        "from forecasts.forecast_arrivals_daily where service_date = '2026-03-10'"
+    )
+    assert expected()["all"] == ["201", "202"]
+    missing = "without H2, whose day is not known"
+    assert [missing in card.detail for card in today(mart, slices["all"])] == [False, True, True]
+    assert missing in forecast(mart, slices["all"]).cards[0].detail
+    assert not any("without" in card.detail for name in ("H1", "H2") for card in today(mart, slices[name]))
+
+
 def test_the_week_ahead_is_the_newest_suggestion() -> None:
     mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
     one, both = (Slice("all", mart.known.first, mart.known.last, hospital) for hospital in ("H1", "all"))
@@ -293,6 +350,14 @@ def test_the_week_ahead_is_the_newest_suggestion() -> None:
     assert "H2: no roster is suggested: there is hardly ever a queue" in compared.note
     # Three in four of who came and were seen came to H1: 21 and 61 minutes are 31.
     assert "would have waited 27.0 min by the roster suggested for it, 31.0 by the one worked" in compared.note
+    assert "without" not in need.subtitle
+    mart.connection.execute(
+        "insert into forecasts.kpi_staffing_comparison "
+        "select * replace (date '2026-03-01' as service_date, 'H3' as hospital_id) "
+        "from forecasts.kpi_staffing_comparison"
+    )
+    need, *_, nurses, _ = week_ahead(mart, both)
+    assert need.subtitle.endswith("; without H3, whose day is not known") and nurses.subtitle.endswith("not known")
 
 
 def test_rosters_of_several_hospitals_are_compared_by_who_is_seen() -> None:

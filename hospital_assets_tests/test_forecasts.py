@@ -110,6 +110,23 @@ def test_a_day_that_is_not_over_is_no_as_of_day(arrived: pl.DataFrame) -> None:
     now = datetime(day.year, day.month, day.day, 6, 30, tzinfo=UTC) + timedelta(days=1)
     found = forecasts(arrived, triaged_of(arrived), hospitals("America/Chicago", "America/Phoenix"), [day], now, {})
     assert found["forecast_models"]["hospital_id"].to_list() == ["H1"]
+    # It will be: until then there is no sum.
+    assert all(set(rows["hospital_id"]) == {"H1"} for rows in found.values())
+
+
+def test_a_sum_waits_a_day_for_a_hospital_that_did_not_deliver() -> None:
+    """H2 loses two days: from the first there is no sum, from the second H1 is all that is known; then both are."""
+    arrived, first = arrivals_of(30), FIRST + timedelta(days=24)
+    lost = (pl.col("hospital_id") == "H2") & pl.col("service_date").is_between(first, first + timedelta(days=1))
+    arrived = arrived.with_columns(arrivals_count=pl.when(lost).then(0).otherwise("arrivals_count"))
+    as_of = [first + timedelta(days=n) for n in range(-1, 3)]
+    found = forecasts(arrived, triaged_of(arrived), hospitals("UTC", "UTC"), as_of, LATER, {})
+    for name in (HOURLY, DAILY, DRIVERS, *BY_TRIAGE):
+        of = {day: set(rows["hospital_id"]) for (day,), rows in found[name].group_by("service_date")}
+        assert [of[day] for day in as_of] == [{"H1", "H2", ALL}, {"H1"}, {"H1", ALL}, {"H1", "H2", ALL}], name
+    assert not {"Failed", "Error"} & set().union(
+        *_statuses(found, accuracy(found[HOURLY], found[DAILY], arrived)).values()
+    )
 
 
 def test_later_records_change_no_forecast(made: Made, arrived: pl.DataFrame) -> None:

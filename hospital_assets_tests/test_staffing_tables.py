@@ -26,6 +26,8 @@ from hospital_assets_tests.helpers import DECLARED_KINDS
 AS_OF = date(2026, 6, 28)
 FIRST = AS_OF - timedelta(days=55)
 DAYS = 63
+#: An earlier Sunday.
+OLDER = AS_OF - timedelta(days=14)
 ZONE = "America/Chicago"
 RULES = StaffingSettings(shift_starts=tuple(range(0, 24, 2)), shift_hours=(8,), most_doctors=5)
 #: Three shifts of eight hours, two doctors each.
@@ -267,15 +269,17 @@ def data_dir(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = pl.DataFrame(
         hospital | {name: [None] for name in CONTRACTS["dim_hospital"].column_names if name not in hospital}
     ).cast(CONTRACTS["dim_hospital"].polars_schema)
+    # Of another hospital nothing is known since.
+    before = made.comparison.with_columns(service_date=OLDER, hospital_id=pl.lit("H2"))
     stored = {
         "dim_hospital": directory.select(CONTRACTS["dim_hospital"].column_names),
         "staffing_shifts_suggested": made.shifts,
-        "kpi_staffing_comparison": made.comparison,
+        "kpi_staffing_comparison": pl.concat([before, made.comparison]),
     }
     with open_warehouse(settings.warehouse_file) as warehouse:
         for name, frame in stored.items():
-            week = Period(AS_OF, AS_OF + timedelta(days=1)) if CONTRACTS[name].partitioned else None
-            warehouse.replace(CONTRACTS[name], lazy(frame), week)
+            weeks = Period(OLDER, AS_OF + timedelta(days=1)) if CONTRACTS[name].partitioned else None
+            warehouse.replace(CONTRACTS[name], lazy(frame), weeks)
     return settings.data_dir
 
 
@@ -302,7 +306,7 @@ def test_the_command_shows_both_rosters_and_writes_the_suggested_one(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--hospital", "H9"], "no hospital is called 'H9'; there are H1"),
+        (["--hospital", "H9"], "no hospital is called 'H9'; there are H1, H2"),
         (["--as-of", "2026-06-21"], "nothing was suggested on 2026-06-21; the newest is of 2026-06-28"),
     ],
 )
@@ -311,6 +315,12 @@ def test_what_was_not_suggested_is_named(
 ) -> None:
     assert main(["--data-dir", str(data_dir), "staffing", *options]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_newest_suggestion_of_a_hospital_may_be_older(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, week in ((["--hospital", "H2"], OLDER), ([], AS_OF)):
+        assert main(["--data-dir", str(data_dir), "staffing", *options]) == 0
+        assert f"The week after {week}" in capsys.readouterr().out
 
 
 def test_a_calendar_is_one_by_the_standard() -> None:

@@ -77,16 +77,17 @@ def _read(
         compared, shifts, hospitals = (
             warehouse.read(CONTRACTS[name]).collect("polars").to_native() for name in (*_TABLES, "dim_hospital")
         )
-    made = compared["service_date"].unique().sort()
-    if made.is_empty():
+    if compared.is_empty():
         raise ValueError("no roster has been suggested yet: that is done on Sundays")
-    as_of = as_of or made[-1]
-    if as_of not in made:
-        raise ValueError(f"nothing was suggested on {as_of}; the newest is of {made[-1]}")
     if hospital != "all" and hospital not in compared["hospital_id"]:
         known = ", ".join(compared["hospital_id"].unique().sort())
         raise ValueError(f"no hospital is called '{hospital}'; there are {known}")
-    chosen = (pl.col("service_date") == as_of) & ((pl.col("hospital_id") == hospital) | pl.lit(hospital == "all"))
+    own = (pl.col("hospital_id") == hospital) | pl.lit(hospital == "all")
+    made = compared.filter(own)["service_date"].unique().sort()
+    as_of = as_of or made[-1]
+    if as_of not in made:
+        raise ValueError(f"nothing was suggested on {as_of}; the newest is of {made[-1]}")
+    chosen = own & (pl.col("service_date") == as_of)
     zones = hospitals.filter(pl.col("time_zone").is_not_null())
     return (
         compared.filter(chosen).sort("hospital_id").to_dicts(),

@@ -347,7 +347,15 @@ def of_months(mart: Mart, where: Slice, table: str, columns: str, then: str = ""
 
 
 def of_newest(
-    mart: Mart, where: Slice, table: str, columns: str, then: str = "", *, needs: str = "service_date", **values: Any
+    mart: Mart,
+    where: Slice,
+    table: str,
+    columns: str,
+    then: str = "",
+    *,
+    needs: str = "service_date",
+    is_pooled: bool = True,
+    **values: Any,
 ) -> list[Row]:
     """A query over what a forecast table holds of the newest day it was made for.
 
@@ -356,9 +364,41 @@ def of_newest(
         columns: what is selected.
         then: further conditions, grouping, order.
         needs: a column without which there is nothing to show: no rows where it is not published.
+        is_pooled: whether the table has rows that pool (`all`): then it is the newest day of the slice's hospital (or
+            all), as far as it is about days that are still to come; otherwise the newest of any hospital.
         **values: bound, besides the slice.
     """
     if not mart.has(table, needs):
         return []
     newest = f"(select max(service_date) from forecasts.{table})"
-    return mart.sliced(f"select {columns} from forecasts.{table} where service_date = {newest} {then}", where, **values)
+    own = _newest(table, is_pooled=is_pooled)
+    rows = f"hospital_id = $hospital and target_date >= {newest}" if is_pooled else "$hospital in ('all', hospital_id)"
+    return mart.sliced(
+        f"select {columns} from forecasts.{table} where {rows} and service_date = {own} {then}", where, **values
+    )
+
+
+def without(mart: Mart, where: Slice, table: str, *, is_pooled: bool = True) -> str:
+    """Which hospitals the newest forecast of all lacks, though it had them lately, in words; empty where it lacks none.
+
+    Args:
+        table: see `of_newest`; likewise `is_pooled`.
+    """
+    if where.hospital != ALL or not mart.has(table, "service_date"):
+        return ""
+    newest = _newest(table, is_pooled=is_pooled)
+    rows = mart.sliced(
+        f"select hospital_id from forecasts.{table} where hospital_id <> 'all' "
+        f"and service_date between {newest} - {_MISSING_DAYS} and {newest} "
+        f"group by 1 having max(service_date) < {newest} order by 1",
+        where,
+    )
+    return f"without {', '.join(row['hospital_id'] for row in rows)}, whose day is not known" if rows else ""
+
+
+#: Who was forecast within so many days before, and is not now, is missing: arrivals are forecast as far ahead.
+_MISSING_DAYS = 14
+
+
+def _newest(table: str, *, is_pooled: bool) -> str:
+    return f"(select max(service_date) from forecasts.{table}{' where hospital_id = $hospital' if is_pooled else ''})"

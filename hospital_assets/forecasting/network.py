@@ -64,12 +64,16 @@ class Network:
 
     def hospitals(self, as_of: date) -> list[HospitalForecast]:
         """Forecasts of the hospitals whose day `as_of` is known, from the end of that day."""
-        found = []
-        for one in self._series:
-            origin = one.index(as_of)
-            if 0 <= origin < len(one.counts) and not np.isnan(one.counts[origin, 0]):
-                found.append(self._hospital(one, origin, as_of))
-        return found
+        known = self._known(as_of)
+        return [self._hospital(one, one.index(as_of), as_of) for one in self._series if one.hospital_id in known]
+
+    def _known(self, day: date) -> set[str]:
+        """The hospitals at which a day is over and was delivered."""
+        return {
+            one.hospital_id
+            for one in self._series
+            if 0 <= one.index(day) < len(one.counts) and not np.isnan(one.counts[one.index(day), 0])
+        }
 
     def _hospital(self, one: Series, origin: int, as_of: date) -> HospitalForecast:
         days = one.known_days(origin)
@@ -110,11 +114,11 @@ class Network:
         return fit.rates(one.day(start), origin + 1 - start + DAYS_AHEAD, {})
 
     def total(self, hospitals: Sequence[HospitalForecast], as_of: date) -> Distribution | None:
-        """The sum over hospitals; None without any.
+        """The sum over hospitals; None without any, or without one that was known the day before: it may be yet.
 
         Its dispersions are those of the summed residuals: hospitals have weather and epidemics in common.
         """
-        if not hospitals:
+        if not hospitals or self._known(as_of - timedelta(days=1)) - self._known(as_of):
             return None
         means = np.sum([one.shipped.means for one in hospitals], axis=0)
         by_id = {one.hospital_id: one for one in self._series}

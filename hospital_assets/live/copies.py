@@ -128,7 +128,8 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
         """
         select hospital_id, target_date, hour_of_day, expected_arrivals, p10_count, p90_count
         from forecasts.forecast_arrivals_hourly
-        where is_shipped and service_date = (select max(service_date) from forecasts.forecast_arrivals_hourly)
+        where is_shipped
+        qualify service_date = max(service_date) over (partition by hospital_id)
         """,
     ),
     "doctors": (("dim_doctor",), "select doctor_id, full_name from dimensions.dim_doctor where doctor_key > 0"),

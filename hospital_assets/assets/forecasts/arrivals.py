@@ -219,8 +219,7 @@ class _Rows:
         from hospital_assets.forecasting.series import Distribution
 
         hospitals = network.hospitals(as_of)
-        total = network.total(hospitals, as_of)
-        if total is None:
+        if not hospitals:
             return
         arrivals, triaged = [], []
         drivers: dict[str, dict[Driver, Array]] = {}
@@ -237,16 +236,21 @@ class _Rows:
                 triaged.append(_Expected(as_of, {"hospital_id": one.hospital_id, "triage_group": group}, part, hours))
             drivers[one.hospital_id] = own.drivers(shipped, origin)
             self.models.append(_model(as_of, one, own.calendar, calendar_version()))
+        self.arrivals.extend(arrivals)
+        self.triage.extend(triaged)
+        moved = _drivers(as_of, drivers)
+        total = network.total(hospitals, as_of)
+        self.drivers.append(moved if total is not None else moved.filter(pl.col("hospital_id") != ALL))
+        if total is None:
+            return
         # An hour of all hospitals exists as long as it does where it lasts longest.
         hours = np.max([of.hours for of in arrivals], axis=0)
         labels = {"hospital_id": ALL, "method": SUM_OF_HOSPITALS, "is_shipped": True}
-        self.arrivals.extend([*arrivals, _Expected(as_of, labels, total, hours)])
-        self.triage.extend(triaged)
+        self.arrivals.append(_Expected(as_of, labels, total, hours))
         for group in TRIAGE_GROUPS:
             means = np.sum([of.made.means for of in triaged if of.labels["triage_group"] == group], axis=0)
             part = Distribution(means, total.hour_dispersion, total.day_dispersion)
             self.triage.append(_Expected(as_of, {"hospital_id": ALL, "triage_group": group}, part, hours))
-        self.drivers.append(_drivers(as_of, drivers))
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """All rows, by table."""

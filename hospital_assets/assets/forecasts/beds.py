@@ -37,7 +37,9 @@ def forecast_beds_daily(
     forecast_arrivals_daily: pl.DataFrame, fact_patient_flow: Frame, dim_department: Frame, dim_hospital: pl.DataFrame
 ) -> pl.DataFrame:
     """Patients in inpatient departments, from the end of each day of the run that arrivals there are forecast from."""
-    hospitals = forecast_arrivals_daily.group_by("service_date").agg(pl.col("hospital_id").unique()).sort("service_date")
+    hospitals = (
+        forecast_arrivals_daily.group_by("service_date").agg(pl.col("hospital_id").unique()).sort("service_date")
+    )
     as_of = dict(hospitals.iter_rows())
     if not as_of:
         return pl.DataFrame(schema=CONTRACTS["forecast_beds_daily"].polars_schema)
@@ -55,7 +57,7 @@ def beds(
     """Forecasts of all departments from each of some as-of days.
 
     Args:
-        as_of: days, and the hospitals at which each is over and was delivered.
+        as_of: days, and the hospitals at which each is over and was delivered; `all` where no other is waited for.
         stays: of inpatient departments, as from `department_stays`; what comes after an as-of day is not used for it.
     """
     contract = CONTRACTS["forecast_beds_daily"]
@@ -78,7 +80,8 @@ def beds(
             there = [_beds_at(versions.get((hospital, name), []), midnight) for midnight in midnights[zone]]
             found = _department(of_department, midnights[zone][0], there)
             if found is not None:
-                for key in itertools.product((hospital, ALL), (name, ALL_INPATIENT)):
+                whose = (hospital, ALL) if ALL in known else (hospital,)
+                for key in itertools.product(whose, (name, ALL_INPATIENT)):
                     pooled.setdefault(key, []).append(found)
         for (hospital_id, department), parts in pooled.items():
             stated = {"service_date": day, "hospital_id": hospital_id, "department_name": department}

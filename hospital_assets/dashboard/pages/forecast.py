@@ -34,7 +34,7 @@ from hospital_assets.dashboard.figures import (
     on,
     series,
 )
-from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.mart import Mart, Row, without
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.pages.shared import hour_of_week
 from hospital_assets.dashboard.slices import Slice
@@ -62,13 +62,13 @@ def forecast(mart: Mart, where: Slice) -> Page:
     rows = queries.daily_forecast(mart, where)
     future = [r for r in rows if r["actual"] is None]
     days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
-    cards = _cards(future, queries.accuracy(mart, where))
+    cards = _cards(future, queries.accuracy(mart, where), without(mart, where, "forecast_arrivals_daily"))
     parts = [_drivers(mart, where), _by_triage(mart, where)] if future else []
     waits = _waits(queries.wait_methods(mart, where))
     return Page((), cards, [days, *parts, _hours(mart, where), _beds(mart, where), waits])
 
 
-def _cards(future: list[Row], known: Row | None) -> list[Card]:
+def _cards(future: list[Row], known: Row | None, lacking: str) -> list[Card]:
     def card(card_id: str, label: str, value: str, unit: str, detail: str, measure: Measure) -> Card:
         is_known = value != ""
         shown = value if is_known else "\u2013"
@@ -93,7 +93,9 @@ def _cards(future: list[Row], known: Row | None) -> list[Card]:
             "Arrivals, next 7 days",
             number(sum(r["expected"] for r in future[:7])) if future else "",
             "",
-            f"sum of the daily means; by {_METHODS[future[0]['method']]}" if future else _NONE,
+            "; ".join(filter(None, ["sum of the daily means", f"by {_METHODS[future[0]['method']]}", lacking]))
+            if future
+            else _NONE,
             EXPECTED_ARRIVALS,
         ),
         card(

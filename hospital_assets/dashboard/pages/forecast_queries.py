@@ -53,7 +53,7 @@ def drivers(mart: Mart, where: Slice) -> list[Row]:
         where,
         "forecast_drivers",
         "target_date as day, driver, factor, added_arrivals as added",
-        "and hospital_id = $hospital qualify target_date = min(target_date) over () order by driver_rank",
+        "qualify target_date = min(target_date) over () order by driver_rank",
         needs="factor",
     )
 
@@ -67,7 +67,7 @@ def triage_forecast(mart: Mart, where: Slice) -> list[Row]:
         "triage_group, min(target_date) as day, sum(expected_arrivals) as week, "
         "min_by(expected_arrivals, target_date) as expected, "
         "min_by(p10_count, target_date) as p10, min_by(p90_count, target_date) as p90",
-        "and hospital_id = $hospital and horizon_days <= 7 group by 1 order by 1",
+        "and horizon_days <= 7 group by 1 order by 1",
         needs="expected_arrivals",
     )
 
@@ -79,19 +79,19 @@ def hourly_forecast(mart: Mart, where: Slice) -> list[Row]:
         where,
         "forecast_arrivals_hourly",
         f"target_date as day, hour_of_day, {_DISTRIBUTION}",
-        "and is_shipped and hospital_id = $hospital and existing_hours > 0 order by 1, 2",
+        "and is_shipped and existing_hours > 0 order by 1, 2",
         needs="expected_arrivals",
     )
 
 
 def wait_methods(mart: Mart, where: Slice) -> list[Row]:
-    """By which method waits are forecast at each hospital on the newest day, why, and how far off both methods were.
+    """By which method waits are forecast at each hospital on its newest day, why, and how far off both methods were.
 
     Returns:
         hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct; simulation_error and
         same_hour_error, in minutes over the months there are: None where nothing is over.
     """
-    if not mart.has("kpi_wait_forecast_accuracy", "method"):
+    if not (mart.has("kpi_wait_forecast_accuracy", "method") and mart.has("forecast_wait_methods", "method_reason")):
         return []
 
     def error(method: str) -> str:
@@ -101,14 +101,18 @@ def wait_methods(mart: Mart, where: Slice) -> list[Row]:
             f"forecast_wait_methods.hospital_id and method = '{method}' and horizon_band = '{ALL}')"
         )
 
-    return of_newest(
-        mart,
+    # Of two days ahead: what was made earlier is about days that are over.
+    return mart.sliced(
+        f"""
+        select hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct,
+               {error(QUEUE)} as simulation_error, {error(SAME_HOUR)} as same_hour_error
+        from forecasts.forecast_wait_methods
+        where $hospital in ('all', hospital_id)
+          and service_date >= (select max(service_date) - 1 from forecasts.forecast_wait_methods)
+        qualify service_date = max(service_date) over (partition by hospital_id)
+        order by 1
+        """,
         where,
-        "forecast_wait_methods",
-        "hospital_id, method, method_reason, origins_count, median_skill_pct, high_skill_pct, "
-        f"{error(QUEUE)} as simulation_error, {error(SAME_HOUR)} as same_hour_error",
-        "and $hospital in ('all', hospital_id) order by 1",
-        needs="method_reason",
     )
 
 
@@ -141,16 +145,14 @@ def accuracy(mart: Mart, where: Slice) -> Row | None:
 
 
 def expected(mart: Mart, where: Slice, days: tuple[date, ...]) -> dict[date, Row]:
-    """What was expected of some days by the newest forecast made before each."""
-    if not mart.has("forecast_arrivals_daily", "expected_arrivals"):
-        return {}
-    rows = mart.sliced(
-        f"""
-        select target_date as day, {_DISTRIBUTION} from forecasts.forecast_arrivals_daily
-        where is_shipped and hospital_id = $hospital and list_contains($days, target_date)
-        qualify row_number() over (partition by target_date order by service_date desc) = 1
-        """,
+    """What the newest forecast expects of some days."""
+    rows = of_newest(
+        mart,
         where,
+        "forecast_arrivals_daily",
+        f"target_date as day, {_DISTRIBUTION}",
+        "and is_shipped and list_contains($days, target_date)",
+        needs="expected_arrivals",
         days=list(days),
     )
     return {row["day"]: row for row in rows}
@@ -169,7 +171,6 @@ def beds_forecast(mart: Mart, where: Slice) -> list[Row]:
         "forecast_beds_daily",
         "target_date as day, expected_patients as expected, patients_p10_count as low, patients_p90_count as high, "
         "over_capacity_pct as over, bed_capacity as beds",
-        "and hospital_id = $hospital "
         "and department_name = case when $department = 'all' then 'all inpatient' else $department end order by 1",
         needs="expected_patients",
     )

@@ -8,7 +8,7 @@ from hospital_assets.charts import number
 from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Card, Slicer, measure_of, on
-from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.mart import Mart, Row, without
 from hospital_assets.dashboard.pages import forecast_queries as queries
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.live.board import Board
@@ -38,10 +38,12 @@ def today(mart: Mart, where: Slice) -> list[Card]:
         )
     ahead = day, day + timedelta(days=1)
     forecast = queries.expected(mart, where, ahead)
+    lacking = without(mart, where, "forecast_arrivals_daily")
     for of, at in zip(("today", "tomorrow"), ahead, strict=True):
         row = forecast.get(at)
         value = number(row["expected"]) if row else "\u2013"
         words = f"{number(row['p10'])} to {number(row['p90'])} on four of five such days" if row else "no forecast yet"
+        words += f"; {lacking}" if row and lacking else ""
         cards.append(_card(f"{of}-expected", f"Expected on {_name(at)}", value, words, EXPECTED_ARRIVALS))
     return cards
 

@@ -10,9 +10,6 @@ from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_new
 from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN
 from hospital_assets.dashboard.slices import Slice
 
-#: Rows of the chosen hospital, or of each.
-_OWN = "$hospital in ('all', hospital_id)"
-
 
 def workload(mart: Mart, where: Slice) -> OverTime:
     """New patients per shift hour, of doctors with shifts: what others see is in nobody's hours."""
@@ -72,8 +69,9 @@ def staff_needed(mart: Mart, where: Slice, role: str) -> list[Row]:
         "sum(greatest(present_count + $more, 0))::bigint as present, "
         "sum(greatest(needed_count - greatest(present_count + $more, 0), 0))::bigint as short, "
         "case when count(*) = count(suggested_count) then sum(suggested_count)::bigint end as suggested",
-        f"and {_OWN} and staff_role = $role group by all order by 1, 2",
+        "and staff_role = $role group by all order by 1, 2",
         needs="needed_count",
+        is_pooled=False,
         role=role,
         more=where.doctors,
     )
@@ -88,10 +86,15 @@ def rosters_compared(mart: Mart, where: Slice) -> list[Row]:
         f"where staff_role = '{DOCTOR}' and need.service_date = kpi_staffing_comparison.service_date "
         "and need.hospital_id = kpi_staffing_comparison.hospital_id) as seen"
     )
-    order = "order by hospital_id, list_position($rosters, roster)"
-    rosters = list(ROSTERS)
     return of_newest(
-        mart, where, "kpi_staffing_comparison", columns, f"and {_OWN} {order}", needs="roster", rosters=rosters
+        mart,
+        where,
+        "kpi_staffing_comparison",
+        columns,
+        "order by hospital_id, list_position($rosters, roster)",
+        needs="roster",
+        is_pooled=False,
+        rosters=list(ROSTERS),
     )
 
 
@@ -111,8 +114,9 @@ def rosters_realised(mart: Mart, where: Slice) -> Row | None:
         where,
         "kpi_staffing_realised",
         f"service_date as last_day, {worked} as worked, {suggested} as suggested",
-        f"and {_OWN} group by 1",
+        "group by 1",
         needs="arrivals_count",
+        is_pooled=False,
     )
     return rows[0] if rows and rows[0]["worked"] is not None else None
 
@@ -124,13 +128,14 @@ def suggested_shifts(mart: Mart, where: Slice) -> list[Row]:
         where,
         "staffing_shifts_suggested",
         "hospital_id, target_date as day, hour_of_day, shift_hours, present_count, suggested_count",
-        f"and {_OWN} order by 1, 3, 4, 2",
+        "order by 1, 3, 4, 2",
         needs="suggested_count",
+        is_pooled=False,
     )
 
 
 def waits_ahead(mart: Mart, where: Slice) -> list[Row]:
-    """The newest band of waits by local hour of the two days ahead, of one hospital, by the method that ships there."""
+    """The newest band of waits by local hour of the days ahead, of one hospital, by the method that ships there."""
     if not mart.has("forecast_wait_methods", "method_reason"):
         return []
     return mart.sliced(
@@ -139,7 +144,9 @@ def waits_ahead(mart: Mart, where: Slice) -> list[Row]:
                mean_wait_p90_minutes as high, over_60_pct, within_target_pct, days_count, method, method_reason
         from forecasts.forecast_waits_hourly
         join forecasts.forecast_wait_methods using (service_date, hospital_id, method)
-        where hospital_id = $hospital and service_date = (select max(service_date) from forecasts.forecast_waits_hourly)
+        where hospital_id = $hospital
+          and target_date >= (select max(service_date) from forecasts.forecast_waits_hourly)
+        qualify service_date = max(service_date) over ()
         order by 1, 2
         """,
         where,

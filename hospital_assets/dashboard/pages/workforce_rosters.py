@@ -32,7 +32,7 @@ from hospital_assets.dashboard.figures import (
     on,
     series,
 )
-from hospital_assets.dashboard.mart import Mart, Row
+from hospital_assets.dashboard.mart import Mart, Row, without
 from hospital_assets.dashboard.pages import workforce_queries as queries
 from hospital_assets.dashboard.pages.shared import WEEKDAYS, hour_of_week
 from hospital_assets.dashboard.slices import MOST_DOCTORS, Slice
@@ -52,28 +52,29 @@ def week_ahead(mart: Mart, where: Slice) -> list[Figure]:
     """Need against roster by hour, how rosters compare, suggested shifts beside present ones, nurses by ratio."""
     compared, doctors = queries.rosters_compared(mart, where), queries.staff_needed(mart, where, DOCTOR)
     waits = _waits(queries.waits_ahead(mart, where), where)
+    lacking = without(mart, where, "kpi_staffing_comparison", is_pooled=False)
     if not compared and not doctors:
         return [empty("week-ahead", "Who is needed in the week ahead", _NONE, 12, STAFF_NEEDED), waits]
     return [
-        _need(doctors, compared, where),
+        _need(doctors, compared, where, lacking),
         _compared(compared, queries.rosters_realised(mart, where)),
         _shifts(queries.suggested_shifts(mart, where), compared),
-        _nurses(queries.staff_needed(mart, where, NURSE)),
+        _nurses(queries.staff_needed(mart, where, NURSE), lacking),
         waits,
     ]
 
 
 def _reasons(compared: list[Row]) -> str:
     """Why there is no suggestion, of each hospital without."""
-    without: dict[str, list[str]] = {}
+    by_outcome: dict[str, list[str]] = {}
     suggested = {row["hospital_id"] for row in compared if row["roster"] == "suggested"}
     for row in compared:
         if row["hospital_id"] not in suggested:
-            without.setdefault(row["suggestion_outcome"], []).append(row["hospital_id"])
-    return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in without.items())
+            by_outcome.setdefault(row["suggestion_outcome"], []).append(row["hospital_id"])
+    return "; ".join(f"{', '.join(hospitals)}: {OUTCOMES[outcome]}" for outcome, hospitals in by_outcome.items())
 
 
-def _need(rows: list[Row], compared: list[Row], where: Slice) -> Figure:
+def _need(rows: list[Row], compared: list[Row], where: Slice, lacking: str) -> Figure:
     """Need against the roster, or against it with so many more (or fewer) doctors in every hour."""
     title = "Doctors needed in the week ahead"
     if not rows:
@@ -96,7 +97,8 @@ def _need(rows: list[Row], compared: list[Row], where: Slice) -> Figure:
         if short
         else f"The present roster has the doctors needed in every hour{supposed}",
         f"Doctors by local hour of the week from {on(rows[0]['day'], '%B')}: those on by the "
-        " roster of the last seven days, and those needed for the target on a day that one in ten exceeds",
+        "roster of the last seven days, and those needed for the target on a day that one in ten exceeds"
+        f"{'; ' if lacking else ''}{lacking}",
         rows,
         Column("Hour", of=hour_of_week),
         Column("Patients in treatment", 1, "offered_load"),
@@ -212,7 +214,7 @@ def _shifts(rows: list[Row], compared: list[Row]) -> Figure:
     )
 
 
-def _nurses(rows: list[Row]) -> Figure:
+def _nurses(rows: list[Row], lacking: str) -> Figure:
     title = "Nurses needed in the week ahead"
     if not rows:
         return empty("nurse-need", title, _NONE, 12, STAFF_NEEDED)
@@ -221,7 +223,8 @@ def _nurses(rows: list[Row]) -> Figure:
         "nurse-need",
         f"By ratio {number(min(row['needed'] for row in rows))} to {number(most['needed'])} nurses are needed; most "
         f"{hour_of_week(most)}",
-        "Nurses by hour for the patients expected in the department by triage level, and the fixed posts",
+        "Nurses by hour for the patients expected in the department by triage level, and the fixed posts"
+        f"{'; ' if lacking else ''}{lacking}",
         rows,
         Column("Hour", of=hour_of_week),
         Column("Patients there", 1, "offered_load"),
