@@ -501,3 +501,16 @@ def test_hospitals_that_only_the_settings_know_are_said(quiet: Settings) -> None
     said = found(named, "warehouse")
     assert "not in the data: holidays.H9, staffing.hours_a_week.h1 | name them as they are there: H1" in said
     assert found(quiet, "warehouse").startswith("ok") and "not in the data" not in found(quiet, "warehouse")
+
+
+def test_hospitals_without_public_holidays_are_said(quiet: Settings) -> None:
+    contract = CONTRACTS["dim_hospital"]
+    zones = {"H1": "US/Central", "H2": "Etc/UTC", "H3": "CET", "H4": "UTC", "H5": None}
+    rows = [
+        {"hospital_key": n, "hospital_id": name, "time_zone": zone} for n, (name, zone) in enumerate(zones.items(), 1)
+    ]
+    with open_warehouse(quiet.warehouse_file) as warehouse:
+        warehouse.replace(contract, lazy(pl.DataFrame(rows, schema=contract.polars_schema)))
+    said = found(replace(quiet, holiday_calendars=(("H3", "DE"), ("H4", "none"))), "warehouse")
+    assert 'of public holidays at H2: forecasts have none | `holidays = { H2 = "US-WI" }`' in said
+    assert "public holidays at H2, H3, H4:" in found(quiet, "warehouse")

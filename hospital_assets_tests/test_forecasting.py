@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import polars as pl
@@ -165,11 +166,30 @@ def test_holidays_are_those_of_the_country_and_region() -> None:
     assert calendar.holiday_calendar("", CHICAGO, "TX") == "US-TX"
     assert calendar.holiday_calendar("", "Europe/Berlin", "somewhere") == "DE"
     assert calendar.holiday_calendar("GB-SCT", "Europe/London", "") == "GB-SCT"
+    assert calendar.holiday_calendar("", "US/Central", "TX") == "US-TX"
     assert calendar.holiday_calendar("", "Etc/UTC", "TX") == ""
     assert date(2026, 11, 26) in calendar.public_holidays("US-TX", 2026, 2026)
     boxing_day = date(2025, 12, 26)
     assert boxing_day in calendar.public_holidays("GB-SCT", 2025, 2025)
     assert calendar.public_holidays("", 2026, 2026) == {}
+
+
+def test_a_zone_has_a_country_by_any_of_its_names() -> None:
+    """Whatever a hospital's zone may be called, but for names of clocks, offsets and UTC."""
+    names = {"Asia/Calcutta": "IN", "Europe/Kiev": "UA", "GB": "GB", "Singapore": "SG", "Canada/Eastern": "CA"}
+    # By the clocks alone these would be Ivory Coast, Panama, Papua New Guinea, and Belgium.
+    names |= {
+        "Iceland": "IS",
+        "America/Coral_Harbour": "CA",
+        "Pacific/Yap": "FM",
+        "CET": "",
+        "EST": "",
+        "Etc/GMT+5": "",
+    }
+    assert {name: calendar.country_of_zone(name) for name in names} == names
+    nowhere = {name for name in available_timezones() if not calendar.country_of_zone(name)}
+    of_clocks = r"(Etc/.*|GMT.?0?|Greenwich|UCT|UTC|Universal|Zulu|Factory|localtime|[A-Z]{3}|[A-Z]{3}\d[A-Z]{3})"
+    assert [name for name in sorted(nowhere) if not re.fullmatch(of_clocks, name)] == []
 
 
 # The slot mean ------------------------------------------------------------------------------------

@@ -45,12 +45,31 @@ def _counted(start: datetime, end: datetime, zone: ZoneInfo) -> Array:
     return np.bincount(labels, minlength=HOURS_PER_DAY).astype(np.float64) * (_STEP / timedelta(hours=1))
 
 
+#: Old names that the tz database links to a place in another country, whose clocks have been the same since 1970.
+_ELSEWHERE = {
+    "Africa/Asmera": "ER",
+    "Africa/Timbuktu": "ML",
+    "America/Coral_Harbour": "CA",
+    "America/Virgin": "VI",
+    "Antarctica/South_Pole": "AQ",
+    "Atlantic/Jan_Mayen": "SJ",
+    "Iceland": "IS",
+    **dict.fromkeys(("Pacific/Ponape", "Pacific/Truk", "Pacific/Yap"), "FM"),
+    # Clocks, which many countries have.
+    **dict.fromkeys(("CET", "EET", "MET", "WET", "EST", "HST", "MST", "EST5EDT", "CST6CDT", "MST7MDT", "PST8PDT"), ""),
+}
+
+
 @functools.cache
 def country_of_zone(time_zone: str) -> str:
-    """The country (ISO 3166 alpha-2) that a time zone belongs to, by the tz database; empty where it has none."""
-    table = importlib.resources.files("tzdata.zoneinfo").joinpath("zone.tab").read_text(encoding="utf-8")
+    """The country (ISO 3166 alpha-2) of a time zone, by any name that the tz database has; empty where it has none."""
+    folder = importlib.resources.files("tzdata.zoneinfo")
+    table, rules = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("zone.tab", "tzdata.zi"))
     rows = (line.split("\t") for line in table.splitlines() if not line.startswith("#"))
-    return next((row[0] for row in rows if row[2] == time_zone), "")
+    countries = {row[2]: row[0] for row in rows} | _ELSEWHERE
+    links = (line.split() for line in rules.splitlines() if line.startswith("L "))
+    today = {old: new for _, new, old in links}
+    return countries.get(time_zone, countries.get(today.get(time_zone, ""), ""))
 
 
 def holiday_calendar(stated: str, time_zone: str, state: str) -> str:
@@ -58,7 +77,7 @@ def holiday_calendar(stated: str, time_zone: str, state: str) -> str:
 
     Args:
         stated: what the settings name for the hospital; it wins. `none`: no holidays.
-        time_zone: IANA name; its country is the default.
+        time_zone: IANA name, an old one (`US/Eastern`), too; its country is the default.
         state: of the hospital; its region is the default where the country has one of this name.
     """
     import holidays

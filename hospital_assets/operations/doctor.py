@@ -369,6 +369,7 @@ def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
 
     from hospital_assets.automation.failures import remedy_of
     from hospital_assets.contracts import CONTRACTS
+    from hospital_assets.forecasting.calendar import holiday_calendar
     from hospital_assets.warehouse.database import held_since, holder_of, is_waited_for, open_warehouse
 
     file = settings.warehouse_file
@@ -385,7 +386,7 @@ def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
             with open_warehouse(file) as opened:
                 tables = sum(opened.exists(contract) for contract in CONTRACTS.values())
                 known = opened.read(CONTRACTS["dim_hospital"], may_be_absent=True).filter(nw.col("hospital_key") > 0)
-                hospitals = set(known.collect("polars")["hospital_id"])
+                hospitals = {member["hospital_id"]: member for member in known.collect("polars").rows(named=True)}
         except WarehouseError as error:
             yield "error", str(error), remedy_of(str(error))
             return
@@ -395,6 +396,18 @@ def _warehouse(settings: Settings, wall: datetime) -> Iterator[_Found]:
         if hospitals and absent:
             what = f"hospital.toml names hospitals that are not in the data: {', '.join(absent)}"
             yield "warning", what, f"name them as they are there: {', '.join(sorted(hospitals))}"
+        unkept = [
+            name
+            for name, member in sorted(hospitals.items())
+            if name not in dict(settings.holiday_calendars)
+            and member["time_zone"]
+            and not holiday_calendar("", member["time_zone"], member["state"] or "")
+        ]
+        if unkept:
+            what = (
+                f"by their time zones nothing is known of public holidays at {', '.join(unkept)}: forecasts have none"
+            )
+            yield "warning", what, f'`holidays = {{ {unkept[0]} = "US-WI" }}` in hospital.toml, or "none"'
 
 
 def _history(settings: Settings, clock: Callable[[], datetime]) -> Iterator[_Found]:
