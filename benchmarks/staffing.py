@@ -23,7 +23,7 @@ from hospital_assets.forecasting.calendar import HOURS_PER_DAY
 from hospital_assets.forecasting.learned import Visits, care_of, places_per_doctor
 from hospital_assets.forecasting.series import series_of
 from hospital_assets.forecasting.shifts import Rules, hours_moved, hours_of
-from hospital_assets.forecasting.simulate import MEASURES, Patients, measured, placed, waits
+from hospital_assets.forecasting.simulate import MEASURES, Patients, around, measured, placed, waits
 from hospital_assets.forecasting.staffing import WEEK_DAYS, WEEK_HOURS, Department, Target, weekday_means
 from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals, draw_urgency, queue
@@ -131,12 +131,12 @@ def _week(
         level[came] - 1,
         own["treatment_seconds"].to_numpy()[came] / 3600,
         own["patience_seconds"].to_numpy()[came] / 3600,
-    )
+    ).moved(HOURS_PER_DAY)
     before = {(start - WEEK_HOURS, length): n for (start, length), n in present.items()}
-    results = [
-        measured(patients, waits(patients, placed(before | roster), places), care, 0, WEEK_HOURS)
-        for roster in (present, suggested)
-    ]
+    results = []
+    for roster in (present, suggested):
+        waited = waits(patients, around(placed(before), placed(roster), WEEK_HOURS), places)
+        results.append(measured(patients, waited, care, HOURS_PER_DAY, HOURS_PER_DAY + WEEK_HOURS))
     assert hours_of(suggested) <= hours_of(present)
     return Week(hospital, results[0], results[1], hours_of(present), hours_moved(present, suggested, WEEK_HOURS))
 

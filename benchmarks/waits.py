@@ -148,7 +148,8 @@ def _ahead(
     made = series.rival("regression", origin)
     rng = np.random.default_rng(origin)
     before = came(of, care, now - HOURS_BEFORE, now, rng).moved(-HOURS_BEFORE)
-    shifts = [(a - now, b - now) for a, b in zip(*shift_at, strict=True) if now - 48 <= a < now + HOURS_AHEAD]
+    until = now + HOURS_AHEAD + HOURS_PER_DAY
+    shifts = [(a - now, b - now) for a, b in zip(*shift_at, strict=True) if now - 48 <= a < until]
     return Ahead(made.means[:2].ravel(), made.day_dispersion, care, before, shifts, origin), places
 
 

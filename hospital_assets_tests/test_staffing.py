@@ -235,6 +235,15 @@ def test_replicates_are_the_same_patients_for_every_roster() -> None:
     assert not (replace(week, seed=6).results(thin) == first).all()
 
 
+def test_who_waits_when_the_week_ends_is_seen_then() -> None:
+    """No shift is on at the end of Sunday: it is no reason to say that who waits then is never seen."""
+    days = {(24 * day + clock, 8): 1 for day in range(7) for clock in (0, 8, 16)}
+    week = simulate.Week(np.full(8 * 24, 2.2), care(2, treatment=(0.5, 1.0)), 0.0, {(-8, 8): 1}, 6, 5)
+    assert (week.results(days)[:, simulate.MEASURES.index("unseen_pct")] == 0).all()
+    found = simulate.around([(-8, 0)], [(0, 8), (23.5, 32), (160, 168)], 168)
+    assert found == [(16, 24), (24, 32), (47.5, 56), (184, 192), (192, 200), (215.5, 224)]
+
+
 # Learned from visits ------------------------------------------------------------------------------
 
 

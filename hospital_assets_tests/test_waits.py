@@ -187,6 +187,24 @@ def test_nothing_later_changes_what_was_simulated(known: dict[str, pl.DataFrame]
     assert more["mean_wait_p90_minutes"].mean() < 0.75 * found["mean_wait_p90_minutes"].mean()  # type: ignore[operator]
 
 
+def test_who_waits_at_the_end_is_seen_by_the_doctors_of_the_day_after(known: dict[str, pl.DataFrame]) -> None:
+    """Many come, and no shift goes on beyond midnight: waits of the last hours end on the third day."""
+    shifts = known["shifts"].with_columns(
+        pl.col("shift_start_at", "shift_end_at") + pl.duration(hours=1),
+        service_date=(pl.col("shift_start_at") + pl.duration(hours=1)).dt.convert_time_zone(ZONE).dt.date(),
+    )
+    crowded = known | {"hourly": known["hourly"].with_columns(pl.col("expected_arrivals") * 2.5), "shifts": shifts}
+    found = simulated_waits(**crowded)
+    is_third = pl.col("service_date") == AS_OF + timedelta(days=3)
+    more = simulated_waits(**crowded | {"shifts": pl.concat([shifts, *[shifts.filter(is_third)] * 3])})
+    early, late = pl.col("horizon_hours") <= 24, pl.col("horizon_hours") > 44
+    assert_frame_equal(more.filter(early), found.filter(early), check_exact=True)
+    high = "mean_wait_p90_minutes"
+    assert more.filter(late)[high].mean() < found.filter(late)[high].mean()  # type: ignore[operator]
+    # Where that day is not planned yet it is as a week before: with this roster the same.
+    assert_frame_equal(simulated_waits(**crowded | {"shifts": shifts.filter(~is_third)}), found, check_exact=True)
+
+
 @pytest.mark.parametrize("why", ["not known", "no date of planning", "one day only", "no visits", "no forecast"])
 def test_without_a_roster_or_a_queue_nothing_is_simulated(known: dict[str, pl.DataFrame], why: str) -> None:
     shifts, day = known["shifts"], pl.col("service_date")

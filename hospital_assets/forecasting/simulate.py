@@ -225,8 +225,8 @@ class Week:
             for seed in seeds:
                 patients = drawn(np.random.default_rng(seed), self.rates, self.care, self.day_dispersion)
                 self._patients.append(patients)
-        shifts = placed({**self.before, **roster}, HOURS_PER_DAY)
         end = len(self.rates)
+        shifts = around(placed(self.before), placed(roster), end - HOURS_PER_DAY)
         return np.stack(
             [
                 measured(one, waits(one, shifts, self.care.places), self.care, HOURS_PER_DAY, end)
@@ -235,10 +235,22 @@ class Week:
         )
 
 
-def placed(roster: Roster, offset: int = 0) -> list[Shift]:
+def placed(roster: Roster) -> list[Shift]:
     """Each shift of a roster, in order of begin."""
     return sorted(
-        (float(start + offset), float(start + offset + length))
-        for (start, length), count in roster.items()
-        for _ in range(count)
+        (float(start), float(start + length)) for (start, length), count in roster.items() for _ in range(count)
     )
+
+
+def around(before: Sequence[Shift], roster: Sequence[Shift], hours: float) -> list[Shift]:
+    """Shifts before a roster, its own, and those of its first day again after it; from a day before it on.
+
+    Who waits when the roster ends is seen by the doctors who come then: with none, those who wait would count as unseen,
+    and a roster would do better only because a shift of it ends later.
+
+    Args:
+        before: at hours below zero.
+        hours: from the begin of the roster to its end.
+    """
+    again = [(begin + hours, end + hours) for begin, end in roster if begin < HOURS_PER_DAY]
+    return sorted((begin + HOURS_PER_DAY, end + HOURS_PER_DAY) for begin, end in (*before, *roster, *again))

@@ -35,7 +35,7 @@ class Ahead:
     Attributes:
         rates: expected arrivals of each of the 48 hours.
         before: who came in the last `HOURS_BEFORE`.
-        shifts: of the day before the as-of day until two days after it, as they are planned.
+        shifts: of the day before the as-of day until three days after it, as they are planned.
     """
 
     rates: Array

@@ -522,7 +522,7 @@ def _realised(known: Known) -> list[dict[str, Any]]:
 
     from hospital_assets.forecasting.learned import came, care_of, places_per_doctor
     from hospital_assets.forecasting.shifts import hours_of
-    from hospital_assets.forecasting.simulate import MEASURES, measured, placed, waits
+    from hospital_assets.forecasting.simulate import MEASURES, around, measured, placed, waits
 
     visits, worked = known.seen(), known.present()
     places = places_per_doctor(visits, *known.spans())
@@ -544,7 +544,7 @@ def _realised(known: Known) -> list[dict[str, Any]]:
     rows = []
     for name, roster in (("present", worked), ("suggested", planned)):
         # Hours since the day before Monday: the queue that there was on Monday morning is there.
-        waited = waits(patients, placed({**before, **roster}, 24), places)
+        waited = waits(patients, around(placed(before), placed(roster), week), places)
         measures = measured(patients, waited, care, 24, 24 + week)
         rows.append(
             known.row(

@@ -49,7 +49,7 @@ def forecast_waits_hourly(
     # What is learned on a Sunday holds for the six days after it.
     first, last = made[0] - timedelta(days=DAYS_READ + _WEEK), made[-1]
     visits = of_days(fact_emergency_visits, first, last)
-    until = last + timedelta(days=_DAYS_AHEAD)
+    until = last + timedelta(days=_DAYS_AHEAD + 1)
     shifts = pl.concat(
         of_days(frame.select(*CONTRACTS["fact_doctor_shifts"].column_names), first, until)
         for frame in (fact_doctor_shifts, fact_doctor_shifts_ahead)
@@ -216,21 +216,34 @@ def _rows(asked: _Asked, made: "Bands") -> Iterator[dict[str, Any]]:
 
 
 def _planned(known: Known) -> "list[Shift] | None":
-    """The roster of the two days, as it was known on the as-of day: hours of the clock from its end; None where not."""
+    """The roster of the two days, as it was known on the as-of day: hours of the clock from its end; None where not.
+
+    And that of the day after them, by which those are seen who still wait then; where it is not known, it is as on the
+    same weekday before.
+    """
     from hospital_assets.forecasting.waits import is_rostered
 
     end = pl.lit(end_of_day(known.as_of, known.time_zone))
     shifts = known.shifts.filter(pl.col("recorded_at") < end)
-    day = pl.col("service_date")
     hours_of = dict(shifts.group_by("service_date").agg(pl.col("shift_hours").sum()).iter_rows())
     past = [hours for when, hours in hours_of.items() if 0 <= (known.as_of - when).days < _DAYS]
-    coming = [hours_of.get(known.as_of + timedelta(days=n), 0.0) for n in range(1, _DAYS_AHEAD + 1)]
-    if not past or not is_rostered(coming, sum(past) / len(past)):
+    *coming, after = [hours_of.get(known.as_of + timedelta(days=n), 0.0) for n in range(1, _DAYS_AHEAD + 2)]
+    usual = sum(past) / len(past) if past else 0.0
+    if not is_rostered(coming, usual):
         return None
-    near = shifts.filter(
-        day.is_between(known.as_of - timedelta(days=1), known.as_of + timedelta(days=_DAYS_AHEAD))
+    day, last = pl.col("service_date"), known.as_of + timedelta(days=_DAYS_AHEAD)
+    back = timedelta(0) if is_rostered([after], usual) else timedelta(weeks=1)
+    near = pl.concat(
+        [
+            shifts.filter(day.is_between(known.as_of - timedelta(days=1), last)).with_columns(
+                _later=pl.lit(timedelta(0))
+            ),
+            shifts.filter(day == last + timedelta(days=1) - back).with_columns(_later=pl.lit(back)),
+        ]
     ).select(
-        (pl.col(name).dt.convert_time_zone(known.time_zone).dt.replace_time_zone(None) - known.end).dt.total_minutes()
+        (
+            pl.col(name).dt.convert_time_zone(known.time_zone).dt.replace_time_zone(None) - known.end + pl.col("_later")
+        ).dt.total_minutes()
         / 60
         for name in ("shift_start_at", "shift_end_at")
     )
