@@ -280,6 +280,28 @@ def test_care_is_learned_from_the_queue_it_makes() -> None:
     assert stays[2].mean() > treatments[2].mean()
 
 
+def test_who_is_still_there_has_waited_and_been_treated_so_long() -> None:
+    """At hour 12: one has waited for six hours, one is in treatment for three, one for nine, one left, one was seen."""
+    nan = math.nan
+    provider, gone = np.array([nan, 9, 3, nan, 7]), np.array([nan, nan, nan, 8, 11])
+    arrival = np.array([6.0, 8, 2, 5, 6])
+    unseen = np.array([False, False, False, True, False])
+    visits = learned.Visits(arrival, arrival, provider, gone, gone, np.full(5, 3), unseen)
+    hours = np.arange(1.0, 7)
+    drawn = [
+        learned.came(visits, care(leaving=0.06, treatment=tuple(hours)), 0, 12, np.random.default_rng(seed))
+        for seed in range(200)
+    ]
+    # By arrival: in treatment for nine hours, left, waiting, seen (whose patience is longer than the hour), for three.
+    nine, left, waiting, seen, three = np.stack([one.treatment for one in drawn], axis=1)
+    assert set(three) == {4, 5, 6} and (seen == 4).all()
+    # Nobody was ever treated for nine hours: it is not known to be still so.
+    assert set(nine) == set(left) == set(waiting) == set(hours)
+    patience = np.stack([one.patience for one in drawn], axis=1)
+    assert patience[2].min() > 6 and patience[2].mean() == pytest.approx(6 + 1 / 0.06, rel=0.2)
+    assert (patience[1] == 3).all() and patience[3].min() > 1
+
+
 def test_too_little_teaches_nothing() -> None:
     few = learned.Visits(*(np.arange(5.0) + n for n in range(5)), np.full(5, 3), np.zeros(5, dtype=bool))
     assert learned.care_of(few, 5, np.ones(5)) is None

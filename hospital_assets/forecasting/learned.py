@@ -121,13 +121,25 @@ def stays_by_level(visits: Visits) -> tuple[Array, ...]:
     return tuple(stays[(visits.level == level) & (stays > 0)] for level in range(1, LEVELS + 1))
 
 
+def _longer(durations: Array, least: float, share: float) -> float:
+    """The one at a share of those durations that are longer; of all where none is: nobody has recorded an end.
+
+    Args:
+        durations: rising.
+    """
+    found = durations[np.searchsorted(durations, least, side="right") :]
+    found = found if len(found) else durations
+    return float(found[int(share * len(found))])
+
+
 def came(visits: Visits, care: Care, first: float, last: float, rng: np.random.Generator) -> Patients:
     """The patients who came within a span of hours, as they were: with other doctors they would be the same.
 
-    What cannot have been seen is drawn: the treatment of who left or is still in it, how much longer those who were
-    seen would have waited, the level of who was not triaged.
+    What cannot have been seen is drawn: the treatment of who left, and of who is still in it, one longer than it has
+    lasted; how much longer those would have waited who were seen or wait; the level of who was not triaged.
 
     Args:
+        visits: as they were known at the last hour.
         first: arrivals from this hour on; times of the result count from it.
         last: until this hour.
     """
@@ -136,12 +148,14 @@ def came(visits: Visits, care: Care, first: float, last: float, rng: np.random.G
     level = np.where(level < 0, rng.choice(LEVELS, len(rows), p=care.shares), level)
     treatment = visits.decision[rows] - visits.provider[rows]
     seen = [np.sort(of_level) for of_level in care.treatments]
-    drawn = np.array([seen[of][int(u * len(seen[of]))] for of, u in zip(level, rng.random(len(rows)), strict=True)])
+    lasted = np.where(np.isnan(treatment), np.nan_to_num(last - visits.provider[rows]), 0.0)
+    drawn = [_longer(seen[of], least, u) for of, least, u in zip(level, lasted, rng.random(len(rows)), strict=True)]
     longer = rng.exponential(1.0, len(rows))
     with np.errstate(divide="ignore"):
         longer = longer / care.leaving[level]
-    waited = visits.provider[rows] - arrival
-    left = np.where(visits.unseen[rows], visits.departure[rows] - arrival, np.nan_to_num(waited) + longer)
+    there = np.where(np.isnan(visits.departure[rows]), last, visits.departure[rows])
+    waited = np.where(visits.unseen[rows] | np.isnan(visits.provider[rows]), there, visits.provider[rows]) - arrival
+    left = np.where(visits.unseen[rows], waited, waited + longer)
     triage = np.where(np.isnan(visits.triage[rows]), arrival, visits.triage[rows])
     order = np.argsort(triage, kind="stable")
     return Patients(
