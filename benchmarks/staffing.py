@@ -23,7 +23,7 @@ from hospital_assets.forecasting.calendar import HOURS_PER_DAY
 from hospital_assets.forecasting.learned import Visits, care_of, places_per_doctor
 from hospital_assets.forecasting.series import series_of
 from hospital_assets.forecasting.shifts import Rules, hours_moved, hours_of
-from hospital_assets.forecasting.simulate import MEASURES, Patients, around, measured, placed, waits
+from hospital_assets.forecasting.simulate import MEASURES, Patients, around, hours_on, measured, placed, waits
 from hospital_assets.forecasting.staffing import WEEK_DAYS, WEEK_HOURS, Department, Target, weekday_means
 from hospital_assets.simulator.demand import expected_arrivals
 from hospital_assets.simulator.flow import arrivals, draw_urgency, queue
@@ -42,7 +42,7 @@ class Week:
     hospital: str
     before: np.ndarray
     after: np.ndarray
-    hours: int
+    hours: float
     moved: int
 
 
@@ -115,12 +115,11 @@ def _week(
     made = series.rival("regression", len(history) - 1)
     of_days = made.means.sum(axis=1)[:WEEK_DAYS] if forecast else weekday_means(history)
     last = (begin >= now - WEEK_HOURS) & (begin < now)
-    present: dict[tuple[int, int], int] = {}
-    for start, until in zip(begin[last], end[last], strict=True):
-        key = (int(start - now + WEEK_HOURS), round(until - start))
-        present[key] = present.get(key, 0) + 1
+    shifts = zip(begin[last] - now, end[last] - now, strict=True)
+    worked = sorted((float(start + WEEK_HOURS), float(until + WEEK_HOURS)) for start, until in shifts)
+    budget = hours_on(worked)
     department = Department(
-        history, of_days, made.day_dispersion, care, present, RULES, hours_of(present), Target(0.8, 0.5), seed=1
+        history, of_days, made.day_dispersion, care, worked, RULES, budget, Target(0.8, 0.5), seed=1
     )
     suggested = department.suggest().roster
     # Who came: the day before, for the queue that there is on Monday, and the week.
@@ -132,13 +131,14 @@ def _week(
         own["treatment_seconds"].to_numpy()[came] / 3600,
         own["patience_seconds"].to_numpy()[came] / 3600,
     ).moved(HOURS_PER_DAY)
-    before = {(start - WEEK_HOURS, length): n for (start, length), n in present.items()}
+    before = [(start - WEEK_HOURS, until - WEEK_HOURS) for start, until in worked]
     results = []
-    for roster in (present, suggested):
-        waited = waits(patients, around(placed(before), placed(roster), WEEK_HOURS), places)
+    for roster in (worked, placed(suggested)):
+        waited = waits(patients, around(before, roster, WEEK_HOURS), places)
         results.append(measured(patients, waited, care, HOURS_PER_DAY, HOURS_PER_DAY + WEEK_HOURS))
-    assert hours_of(suggested) <= hours_of(present)
-    return Week(hospital, results[0], results[1], hours_of(present), hours_moved(present, suggested, WEEK_HOURS))
+    assert hours_of(suggested) <= budget
+    moved = hours_moved(department.present, suggested, WEEK_HOURS)
+    return Week(hospital, results[0], results[1], budget, moved)
 
 
 def main() -> None:
@@ -162,7 +162,8 @@ def main() -> None:
         pairs = "  ".join(f"{week.before[0]:.1f}>{week.after[0]:.1f}" for week in own)
         print(f"  {name}: {pairs}")
     print(
-        f"{hours:,} doctors' hours, {100 * moved / hours:.1f} % moved; {time.process_time() - started:.1f} CPU seconds"
+        f"{hours:,.0f} doctors' hours, {100 * moved / hours:.1f} % moved; "
+        f"{time.process_time() - started:.1f} CPU seconds"
     )
 
 

@@ -226,8 +226,9 @@ def test_the_simulated_queue_is_the_one_of_theory() -> None:
 
 
 def test_replicates_are_the_same_patients_for_every_roster() -> None:
-    week = simulate.Week(np.full(8 * 24, 2.0), care(2, 0.1, (0.5, 1.0)), 0.02, {(-24, 24): 1}, 6, 5)
-    thin, thick = {(day * 24, 24): 1 for day in range(7)}, {(day * 24, 24): 2 for day in range(7)}
+    week = simulate.Week(np.full(8 * 24, 2.0), care(2, 0.1, (0.5, 1.0)), 0.02, [(-24, 0)], 6, 5)
+    thin = [(day * 24.0, day * 24.0 + 24) for day in range(7)]
+    thick = sorted(thin * 2)
     first, again = week.results(thin), week.results(thin)
     assert (first == again).all() and (week.results(thick)[:, 0] < first[:, 0]).all()
     more = replace(week, replicates=8).results(thin)
@@ -235,10 +236,19 @@ def test_replicates_are_the_same_patients_for_every_roster() -> None:
     assert not (replace(week, seed=6).results(thin) == first).all()
 
 
+def test_shifts_are_planned_in_whole_hours_and_count_as_they_were() -> None:
+    handover = [(0, 8.5), (8, 16.5), (16, 24.5)]
+    assert simulate.rounded(handover, 24) == {(0, 8): 1, (8, 8): 1, (16, 8): 1} and simulate.hours_on(handover) == 25.5
+    # Who takes over at half past does so in whole hours, too; a night goes on into the first morning.
+    halves = [(7.5, 15.5), (15.5, 23.5), (15.5, 23.5), (23.5, 31.5)]
+    assert simulate.rounded(halves, 24) == {(7, 8): 1, (15, 8): 2, (23, 8): 1} and simulate.hours_on(halves) == 32
+    assert simulate.rounded([(23.9, 24.1), (2, 40)], 24) == {(0, 1): 1, (2, 24): 1}
+
+
 def test_who_waits_when_the_week_ends_is_seen_then() -> None:
     """No shift is on at the end of Sunday: it is no reason to say that who waits then is never seen."""
-    days = {(24 * day + clock, 8): 1 for day in range(7) for clock in (0, 8, 16)}
-    week = simulate.Week(np.full(8 * 24, 2.2), care(2, treatment=(0.5, 1.0)), 0.0, {(-8, 8): 1}, 6, 5)
+    days = [(begin, begin + 8.0) for begin in range(0, 168, 8)]
+    week = simulate.Week(np.full(8 * 24, 2.2), care(2, treatment=(0.5, 1.0)), 0.0, [(-8, 0)], 6, 5)
     assert (week.results(days)[:, simulate.MEASURES.index("unseen_pct")] == 0).all()
     found = simulate.around([(-8, 0)], [(0, 8), (23.5, 32), (160, 168)], 168)
     assert found == [(16, 24), (24, 32), (47.5, 56), (184, 192), (192, 200), (215.5, 224)]
@@ -324,7 +334,7 @@ def department(**stated: object) -> staffing.Department:
         "day_means": day_means,
         "day_dispersion": 0.01,
         "care": care(5, 0.05, (1.5, 2.0, 2.5)),
-        "present": present,
+        "worked": simulate.placed(present),
         "rules": rules,
         "budget": shifts.hours_of(present),
         "target": staffing.Target(0.8, 0.5),
@@ -367,8 +377,12 @@ def test_a_better_roster_is_suggested_with_the_same_hours() -> None:
 
 def test_what_is_no_better_is_not_suggested(monkeypatch: pytest.MonkeyPatch) -> None:
     best = staffing.plan(department(), replicates=4).rosters["suggested"]
-    found = staffing.plan(department(present=best), replicates=4)
+    found = staffing.plan(department(worked=simulate.placed(best)), replicates=4)
     assert found.outcome == "no_gain" and set(found.rosters) == {"present"}
+    # Half an hour later it does worse, and is the same in whole hours: that nothing moves is no suggestion.
+    late = [(begin + 0.5, end + 0.5) for begin, end in simulate.placed(best)]
+    found = staffing.plan(department(worked=late), replicates=4)
+    assert found.outcome == "no_gain" and found.rosters["present"] == best
     assert staffing.plan(department(budget=100), replicates=2).outcome == "infeasible"
     monkeypatch.setitem(sys.modules, "highspy", None)
     missing = staffing.plan(department(), replicates=2)

@@ -145,6 +145,26 @@ def test_the_suggestion_follows_the_evening(made: Made) -> None:
     assert first["hour_of_day"].to_list() == list(STARTS)
 
 
+def test_shifts_of_broken_hours_count_as_they_are(made: Made) -> None:
+    """42 shifts of eight and a half hours: 357, not 336 or 378; in the middle of each hour two doctors are on."""
+    read = tables()
+    half = pl.duration(minutes=30)
+    broken = read["shifts"].with_columns(pl.col("shift_end_at") + half, shift_hours=pl.lit(8.5))
+    found = suggestions(**read | {"shifts": broken}, rules=RULES)
+    rows = {row["roster"]: row for row in found.comparison.iter_rows(named=True)}
+    assert rows["present"]["doctor_hours"] == rows["present"]["budget_hours"] == 357
+    assert 336 < rows["suggested"]["doctor_hours"] <= 357
+    assert found.need.filter(staff_role="doctor")["present_count"].unique().to_list() == [2]
+    present = found.shifts.filter(pl.col("present_count") > 0)
+    assert present["shift_hours"].unique().to_list() == [8] and present["present_count"].sum() == 42
+    sunday = read["ahead"].with_columns(pl.col("service_date").dt.offset_by("7d"))
+    over = weeks_over(found.shifts, sunday)
+    worked, suggested = realised(over, read["visits"], broken, read["departments"], read["hospitals"]).sort("roster")[
+        "doctor_hours"
+    ]
+    assert (worked, suggested) == (357, rows["suggested"]["doctor_hours"])
+
+
 def test_nurses_are_needed_by_ratio(made: Made) -> None:
     nurses = made.need.filter(pl.col("staff_role") == "nurse")
     assert nurses["needed_count"].min() >= RULES.fixed_nurses + 1 and nurses["present_count"].is_null().all()

@@ -429,7 +429,7 @@ class StaffingNeedHourly(
     hour_of_day = column(ge=0, le=23)
     places_count = column("Of doctors.")
     least_count = column("Of doctors.")
-    present_count = column("Of doctors.")
+    present_count = column("Of doctors, in the middle of the hour.")
 
 
 class StaffingShiftsSuggested(
@@ -443,8 +443,8 @@ class StaffingShiftsSuggested(
 ):
     """Doctors' shifts of the week ahead as suggested, beside those of the week before; empty without a suggestion."""
 
-    hour_of_day = column("In which the shift starts, rounded.", ge=0, le=23)
-    shift_hours = column("Rounded to whole ones.", gt=0)
+    hour_of_day = column("In which the shift starts, rounded; halves down, and likewise its end.", ge=0, le=23)
+    shift_hours = column("Between both.", gt=0)
     present_count = column(nullable=False)
     suggested_count = column(nullable=False)
 
@@ -473,6 +473,7 @@ class KpiStaffingComparison(
         isin=[*ROSTERS],
     )
     suggestion_outcome = column(isin=[*OUTCOMES])
+    doctor_hours = column("Of the present roster as it was worked; suggested shifts are of whole hours.")
     wait_p90_minutes = column("Mean of the simulated weeks.")
 
 

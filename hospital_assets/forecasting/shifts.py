@@ -99,7 +99,7 @@ def gain_of(roster: Roster, gains: Array) -> float:
     return float(below[np.arange(len(gains)), on].sum())
 
 
-def suggested(gains: Array, budget: int, rules: Rules, present: Roster | None = None) -> Suggestion:
+def suggested(gains: Array, budget: float, rules: Rules, present: Roster | None = None) -> Suggestion:
     """The roster whose doctors gain most within a budget of hours.
 
     Args:
@@ -150,7 +150,7 @@ def _covering(shifts: _Shifts, hour: int, hours: int, rest: int = 0) -> dict[int
     return {index: float(times) for index, times in found.items() if times > 0}
 
 
-def _limit_starts(model: _Model, shifts: _Shifts, most: int, budget: int) -> None:
+def _limit_starts(model: _Model, shifts: _Shifts, most: int, budget: float) -> None:
     """Not more than so many hours of the day at which shifts start."""
     used = {clock: model.column(0.0, 1.0, is_whole=True) for clock in {start % HOURS_PER_DAY for start, _ in shifts}}
     for (start, length), index in shifts.items():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -206,18 +207,18 @@ class Week:
     Attributes:
         rates: mean arrivals by hour of the day before and the seven days.
         day_dispersion: see `drawn`.
-        before: shifts of the days before: (hour of start, length) with hours before the week below zero.
+        before: shifts of the days before, at hours below zero.
     """
 
     rates: Array
     care: Care
     day_dispersion: float
-    before: Roster
+    before: Sequence[Shift]
     replicates: int
     seed: int
     _patients: list[Patients] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def results(self, roster: Roster) -> Array:
+    def results(self, roster: Sequence[Shift]) -> Array:
         """`MEASURES` of each replicate; each roster sees the same patients."""
         if not self._patients:
             # A generator for each: one more replicate changes none of the others.
@@ -226,7 +227,7 @@ class Week:
                 patients = drawn(np.random.default_rng(seed), self.rates, self.care, self.day_dispersion)
                 self._patients.append(patients)
         end = len(self.rates)
-        shifts = around(placed(self.before), placed(roster), end - HOURS_PER_DAY)
+        shifts = around(self.before, roster, end - HOURS_PER_DAY)
         return np.stack(
             [
                 measured(one, waits(one, shifts, self.care.places), self.care, HOURS_PER_DAY, end)
@@ -242,10 +243,26 @@ def placed(roster: Roster) -> list[Shift]:
     )
 
 
+def rounded(shifts: Sequence[Shift], hours: int) -> Roster:
+    """Shifts as a roster of whole hours of a week that repeats itself, as rosters are planned.
+
+    Begins and ends are rounded alike, so that shifts that follow each other still do; halves go down, so that nothing
+    is left of a handover of half an hour.
+    """
+    whole = [(math.ceil(begin - 0.5), math.ceil(end - 0.5)) for begin, end in shifts]
+    found = Counter((begin % hours, min(max(end - begin, 1), HOURS_PER_DAY)) for begin, end in whole)
+    return dict(sorted(found.items()))
+
+
+def hours_on(shifts: Sequence[Shift]) -> float:
+    """Doctors' hours of shifts."""
+    return round(math.fsum(end - begin for begin, end in shifts), 6)
+
+
 def around(before: Sequence[Shift], roster: Sequence[Shift], hours: float) -> list[Shift]:
     """Shifts before a roster, its own, and those of its first day again after it; from a day before it on.
 
-    Who waits when the roster ends is seen by the doctors who come then: with none, those who wait would count as unseen,
+    Who waits when the roster ends is seen by the doctors who come then: with none, all of them would count as unseen,
     and a roster would do better only because a shift of it ends later.
 
     Args:

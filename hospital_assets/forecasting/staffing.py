@@ -19,7 +19,7 @@ from hospital_assets.forecasting import queues
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY
 from hospital_assets.forecasting.counts import Array
 from hospital_assets.forecasting.shifts import Roster, Rules, SolverMissingError, Suggestion, suggested
-from hospital_assets.forecasting.simulate import MEASURES, Care, Week
+from hospital_assets.forecasting.simulate import MEASURES, Care, Shift, Week, placed, rounded
 
 WEEK_DAYS = 7
 WEEK_HOURS = WEEK_DAYS * HOURS_PER_DAY
@@ -56,7 +56,7 @@ class Department:
     Attributes:
         history: arrivals of the days up to it x 24; NaN where nothing is known.
         day_means: what is forecast of the seven days.
-        present: the roster of the last seven days: (hour of that week, length in hours) -> doctors.
+        worked: the shifts of the last seven days, at hours of that week.
         budget: doctors' hours of a week.
     """
 
@@ -64,11 +64,16 @@ class Department:
     day_means: Array
     day_dispersion: float
     care: Care
-    present: Roster
+    worked: Sequence[Shift]
     rules: Rules
-    budget: int
+    budget: float
     target: Target
     seed: int
+
+    @cached_property
+    def present(self) -> Roster:
+        """The roster of the last seven days in whole hours."""
+        return rounded(self.worked, WEEK_HOURS)
 
     @cached_property
     def rates(self) -> Array:
@@ -114,11 +119,8 @@ class Department:
     def week(self, replicates: int = REPLICATES) -> Week:
         """The week ahead, to be simulated."""
         last_day = np.nan_to_num(self.history[-1], nan=0.0)
-        before = {
-            (start - WEEK_HOURS, length): count
-            for (start, length), count in self.present.items()
-            if start >= WEEK_HOURS - 2 * HOURS_PER_DAY
-        }
+        last = WEEK_HOURS - 2 * HOURS_PER_DAY
+        before = [(begin - WEEK_HOURS, end - WEEK_HOURS) for begin, end in self.worked if begin >= last]
         rates = np.concatenate([last_day, self.rates])
         return Week(rates, self.care, self.day_dispersion, before, replicates, self.seed)
 
@@ -130,8 +132,8 @@ class Plan:
     Attributes:
         outcome: how the search for a roster ended (`shifts.Outcome`); `no_gain`: the present roster does as well;
             `solver_missing`: HiGHS is not installed.
-        rosters: `present`, and where there is one `suggested` and `by_shape`.
-        results: of the same; replicates x `simulate.MEASURES`.
+        rosters: `present`, and where there is one `suggested` and `by_shape`; in whole hours.
+        results: of the same, `present` as it was worked; replicates x `simulate.MEASURES`.
     """
 
     outcome: str
@@ -143,20 +145,23 @@ def plan(department: Department, replicates: int = REPLICATES) -> Plan:
     """The rosters that are compared, and how each does; what does not do better is not suggested."""
     week = department.week(replicates)
     rosters = {"present": department.present}
-    results = {"present": week.results(department.present)}
+    results = {"present": week.results(department.worked)}
     try:
         found = department.suggest()
     except SolverMissingError:
         return Plan("solver_missing", rosters, results)
     if not found.roster:
         return Plan(found.outcome, rosters, results)
-    after = week.results(found.roster)
-    if not mean_wait(after) < mean_wait(results["present"]):
+    after = week.results(placed(found.roster))
+    # What is gained by whole hours alone, the suggestion does not gain.
+    whole = placed(department.present)
+    in_whole = results["present"] if whole == [*department.worked] else week.results(whole)
+    if not mean_wait(after) < min(mean_wait(results["present"]), mean_wait(in_whole)):
         return Plan("no_gain", rosters, results)
     rosters["suggested"], results["suggested"] = found.roster, after
     by_shape = department.suggest_by_shape()
     if by_shape.roster:
-        rosters["by_shape"], results["by_shape"] = by_shape.roster, week.results(by_shape.roster)
+        rosters["by_shape"], results["by_shape"] = by_shape.roster, week.results(placed(by_shape.roster))
     return Plan(found.outcome, rosters, results)
 
 

@@ -26,8 +26,7 @@ from hospital_assets.workers import spread
 if TYPE_CHECKING:
     from hospital_assets.forecasting.counts import Array
     from hospital_assets.forecasting.learned import Visits
-    from hospital_assets.forecasting.shifts import Roster
-    from hospital_assets.forecasting.simulate import Care
+    from hospital_assets.forecasting.simulate import Care, Shift
     from hospital_assets.forecasting.staffing import Department, Plan
 
 _TABLES = ("staffing_need_hourly", "staffing_shifts_suggested", "kpi_staffing_comparison")
@@ -220,15 +219,15 @@ def _asked(known: "Known", rules: StaffingSettings) -> _Asked:
     from hospital_assets.forecasting.learned import care_of, places_per_doctor
     from hospital_assets.forecasting.staffing import spread_over_hours
 
-    history, visits, present = known.history(), known.seen(), known.present()
+    history, visits, worked = known.history(), known.seen(), known.worked()
     places = places_per_doctor(visits, *known.spans())
     care = care_of(visits, places or 1, targets())
     if history is None or care is None:
         return _Asked(known, [], None, "too_few_visits")
     nurses = _nurses(known, spread_over_hours(known.day_means, history).ravel(), care, visits, rules)
-    if not present or places is None:
-        return _Asked(known, nurses, None, "no_queue" if present else "no_roster")
-    return _Asked(known, nurses, known.department(history, care, present, rules))
+    if not worked or places is None:
+        return _Asked(known, nurses, None, "no_queue" if worked else "no_roster")
+    return _Asked(known, nurses, known.department(history, care, worked, rules))
 
 
 @dataclass(frozen=True)
@@ -301,33 +300,31 @@ class Known:
         begin, end = ((rows[name].dt.epoch("us") / 3.6e9).to_numpy() for name in ("shift_start_at", "shift_end_at"))
         return begin, end
 
-    def present(self) -> "Roster":
-        """The shifts that began in the last seven days, by hour of that week and length in whole hours.
+    def worked(self) -> "list[Shift]":
+        """The shifts that began in the last seven days, at hours of that week.
 
         Empty where there is none on some day: then the roster was not delivered.
         """
         rows = self.shifts.filter(self._within(_WEEK))
         if rows["service_date"].n_unique() < _WEEK:
-            return {}
+            return []
         since = pl.col("shift_start_at").dt.convert_time_zone(self.time_zone).dt.replace_time_zone(None) - (
             self.end - timedelta(days=_WEEK)
         )
-        rows = rows.select(
-            start=(since.dt.total_minutes() / 60).round().cast(pl.Int64) % (_WEEK * 24),
-            length=pl.col("shift_hours").round().clip(1, 24).cast(pl.Int64),
-        )
-        return {
-            (start, length): n for start, length, n in rows.group_by("start", "length").len().sort(pl.all()).iter_rows()
-        }
+        begin = since.dt.total_minutes() / 60
+        return sorted(rows.select(begin, end=begin + pl.col("shift_hours")).rows())
 
     def doctors(self) -> int:
         """How many worked in the last weeks; 0 where it is not known."""
         keys = self.shifts.filter(self._within(_HEADCOUNT_DAYS))["doctor_key"]
         return 0 if (keys == UNKNOWN_KEY).any() else keys.n_unique()
 
-    def department(self, history: "Array", care: "Care", present: "Roster", rules: StaffingSettings) -> "Department":
+    def department(
+        self, history: "Array", care: "Care", worked: "list[Shift]", rules: StaffingSettings
+    ) -> "Department":
         """The department as the search for a roster takes it."""
-        from hospital_assets.forecasting.shifts import Rules, hours_of
+        from hospital_assets.forecasting.shifts import Rules
+        from hospital_assets.forecasting.simulate import hours_on
         from hospital_assets.forecasting.staffing import Department, Target
 
         return Department(
@@ -335,7 +332,7 @@ class Known:
             self.day_means,
             float(self.ahead["count_dispersion"][0]),
             care,
-            present,
+            worked,
             Rules(
                 rules.shift_starts,
                 rules.shift_hours,
@@ -345,7 +342,7 @@ class Known:
                 rules.rest_hours,
                 self.doctors(),
             ),
-            dict(rules.hours_a_week).get(self.hospital_id, hours_of(present)),
+            dict(rules.hours_a_week).get(self.hospital_id, hours_on(worked)),
             Target(rules.target_pct / 100, rules.target_minutes / 60),
             self.seed,
         )
@@ -395,11 +392,17 @@ def _nurses(
 
 
 def _doctors(known: "Known", department: "Department", made: "Plan") -> list[dict[str, Any]]:
+    import numpy as np
+
+    from hospital_assets.forecasting.learned import there_at
     from hospital_assets.forecasting.shifts import coverage
 
     hours = len(department.rates)
-    on = {name: coverage(roster, hours) for name, roster in made.rosters.items()}
-    needed, suggested = department.needed(), on.get("suggested")
+    # Shifts that go on beyond the week are on in its first hours.
+    middles = np.arange(0.5, 2 * hours)
+    present = there_at(middles, *np.array(department.worked).T).reshape(2, hours).sum(axis=0)
+    suggested = coverage(made.rosters["suggested"], hours) if "suggested" in made.rosters else None
+    needed = department.needed()
     return [
         known.row(
             **known.hour(hour),
@@ -409,9 +412,9 @@ def _doctors(known: "Known", department: "Department", made: "Plan") -> list[dic
             places_count=department.care.places,
             needed_count=int(needed[hour]),
             least_count=department.rules.least,
-            present_count=int(on["present"][hour]),
+            present_count=int(present[hour]),
             suggested_count=None if suggested is None else int(suggested[hour]),
-            gap_count=int(needed[hour] - on["present"][hour]),
+            gap_count=int(needed[hour] - present[hour]),
         )
         for hour in range(hours)
     ]
@@ -438,7 +441,7 @@ def _comparison(known: "Known", department: "Department", made: "Plan") -> list[
     import numpy as np
 
     from hospital_assets.forecasting.shifts import hours_moved, hours_of
-    from hospital_assets.forecasting.simulate import MEASURES
+    from hospital_assets.forecasting.simulate import MEASURES, hours_on
 
     present, before = made.rosters["present"], made.results["present"]
     low, high = 50 - _MIDDLE_PCT / 2, 50 + _MIDDLE_PCT / 2
@@ -460,7 +463,7 @@ def _comparison(known: "Known", department: "Department", made: "Plan") -> list[
                 suggestion_outcome=made.outcome,
                 places_count=department.care.places,
                 budget_hours=float(department.budget),
-                doctor_hours=float(hours_of(roster)),
+                doctor_hours=hours_on(department.worked) if name == "present" else float(hours_of(roster)),
                 moved_hours=float(hours_moved(present, roster, len(department.rates))),
                 replicates_count=len(results),
                 **{measure: value if is_known else None for measure, value in measures.items()},
@@ -521,10 +524,9 @@ def _realised(known: Known) -> list[dict[str, Any]]:
     import numpy as np
 
     from hospital_assets.forecasting.learned import came, care_of, places_per_doctor
-    from hospital_assets.forecasting.shifts import hours_of
-    from hospital_assets.forecasting.simulate import MEASURES, around, measured, placed, waits
+    from hospital_assets.forecasting.simulate import MEASURES, around, hours_on, measured, placed, waits
 
-    visits, worked = known.seen(), known.present()
+    visits, worked = known.seen(), known.worked()
     places = places_per_doctor(visits, *known.spans())
     care = care_of(visits, places or 1, targets())
     if places is None or care is None or not worked:
@@ -539,18 +541,18 @@ def _realised(known: Known) -> list[dict[str, Any]]:
             "target_date", "hour_of_day", "shift_hours", "suggested_count"
         ).iter_rows()
     }
-    last_week = replace(known, as_of=sunday_before).present()
-    before = {(start - week, length): count for (start, length), count in last_week.items()}
+    last_week = replace(known, as_of=sunday_before).worked()
+    before = [(start - week, end - week) for start, end in last_week]
     rows = []
-    for name, roster in (("present", worked), ("suggested", planned)):
+    for name, roster in (("present", worked), ("suggested", placed(planned))):
         # Hours since the day before Monday: the queue that there was on Monday morning is there.
-        waited = waits(patients, around(placed(before), placed(roster), week), places)
+        waited = waits(patients, around(before, roster, week), places)
         measures = measured(patients, waited, care, 24, 24 + week)
         rows.append(
             known.row(
                 roster=name,
                 places_count=places,
-                doctor_hours=float(hours_of(roster)),
+                doctor_hours=hours_on(roster),
                 arrivals_count=int((patients.arrival >= 24).sum()),
                 **{measure: float(value) for measure, value in zip(MEASURES, measures, strict=True)},
             )
