@@ -23,10 +23,6 @@ _OURS = "hospital"
 _FORMATS = ("text", "json")
 
 
-class LogFormatError(ValueError):
-    """The environment asks for a format that there is not."""
-
-
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON."""
 
@@ -62,11 +58,11 @@ def is_json() -> bool:
     """Whether programs read what is written.
 
     Raises:
-        LogFormatError: `HOSPITAL_LOG_FORMAT` is neither text nor json.
+        ValueError: `HOSPITAL_LOG_FORMAT` is neither text nor json.
     """
     asked = os.environ.get(LOG_FORMAT) or "text"
     if asked not in _FORMATS:
-        raise LogFormatError(f"{LOG_FORMAT} must be text or json, not '{asked}'")
+        raise ValueError(f"{LOG_FORMAT} must be text or json, not '{asked}'")
     return asked == "json"
 
 
@@ -80,7 +76,7 @@ def start_logging(*loggers: str) -> bool:
         Whether it was asked for.
 
     Raises:
-        LogFormatError: see `is_json`.
+        ValueError: see `is_json`.
     """
     if not is_json():
         return False

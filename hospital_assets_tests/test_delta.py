@@ -23,7 +23,7 @@ from polars.testing import assert_frame_equal
 
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.warehouse import delta
-from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError
+from hospital_assets.warehouse.database import Period, SchemaMismatchError
 from hospital_assets.warehouse.delta import DeltaTables, delta_schema
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -230,7 +230,7 @@ def test_two_writers_at_once_lose_nothing(lake: DeltaTables) -> None:
         (rows_of(FLOW, 1).with_columns(colour=pl.lit("red")), SchemaMismatchError, "unknown column colour"),
         (rows_of(FLOW, 1).with_columns(patients_count=pl.lit("1")), SchemaMismatchError, "patients_count is .*string"),
         (rows_of(FLOW, 1).with_columns(patients_count=pl.lit(None, pl.Int64)), SchemaMismatchError, "null in 1 rows"),
-        (rows_of(FLOW, 1, 9), PartitionMismatchError, "1 of 2 rows"),
+        (rows_of(FLOW, 1, 9), WarehouseError, "1 of 2 rows"),
     ],
 )
 def test_what_does_not_fit_changes_nothing(

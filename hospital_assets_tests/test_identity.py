@@ -30,7 +30,6 @@ from hospital_assets.access.identity import (
     PENDING_COOKIE,
     SECRET_FILE_VARIABLE,
     SECRET_VARIABLE,
-    IdentityError,
     NotLetInError,
     client_secret,
     person_of,
@@ -860,7 +859,7 @@ def test_a_wrong_role_is_refused_at_the_start_by_name(tmp_path: Path, audience: 
     identity = replace(identity_at("https://x.example"), roles=(("ED", audience),))
     settings = Settings(tmp_path, identity=identity)
     for start in (lambda: dashboard_of(settings, "admin", print), lambda: app_at(settings, Address())):
-        with pytest.raises(IdentityError, match=f"identity.roles: 'ED' = '{audience}'.*{says}"):
+        with pytest.raises(SettingsError, match=f"identity.roles: 'ED' = '{audience}'.*{says}"):
             start()
 
 
@@ -880,21 +879,21 @@ def test_the_secret_is_where_nobody_reads_it(tmp_path: Path) -> None:
     assert client_secret(settings, {SECRET_VARIABLE: " s \n"}) == "s"
     file = tmp_path / "secret"
     named = {SECRET_FILE_VARIABLE: str(file)}
-    with pytest.raises(IdentityError, match="cannot be read: FileNotFoundError"):
+    with pytest.raises(SettingsError, match="cannot be read: FileNotFoundError"):
         client_secret(settings, named)
     file.write_text("s3cret\n")
     file.chmod(0o644)
-    with pytest.raises(IdentityError, match="chmod 600"):
+    with pytest.raises(SettingsError, match="chmod 600"):
         client_secret(settings, named)
     file.chmod(0o600)
     assert client_secret(settings, named) == "s3cret"
     file.write_text("\n")
-    with pytest.raises(IdentityError, match="is empty"):
+    with pytest.raises(SettingsError, match="is empty"):
         client_secret(settings, named)
     inside = settings.data_dir / "secret"
     inside.write_text("s3cret")
     inside.chmod(0o600)
-    with pytest.raises(IdentityError, match="lies in the data directory"):
+    with pytest.raises(SettingsError, match="lies in the data directory"):
         client_secret(settings, {SECRET_FILE_VARIABLE: str(inside)})
 
 
@@ -905,7 +904,7 @@ def test_without_the_extra_the_message_names_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "authlib", None)
     for name in [name for name in sys.modules if name.startswith("authlib.")]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(IdentityError, match=r"pip install 'hospital-assets\[oidc\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'hospital-assets\[oidc\]'"):
         open_provider(Settings(tmp_path, identity=identity_at("https://x.example")), shipped_policy(), {})
 
 

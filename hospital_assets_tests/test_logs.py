@@ -18,7 +18,7 @@ from hospital_assets.automation import watch
 from hospital_assets.automation.loading import Step
 from hospital_assets.automation.processes import command_of
 from hospital_assets.cli import main
-from hospital_assets.logs import LOG_FORMAT, JsonFormatter, LogFormatError, is_json, start_logging, teller
+from hospital_assets.logs import LOG_FORMAT, JsonFormatter, is_json, start_logging, teller
 from hospital_assets.settings import Settings, write_settings
 from hospital_assets_tests.processes import free_port, hospital
 
@@ -127,7 +127,7 @@ def test_a_format_that_there_is_not_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv(LOG_FORMAT, "xml")
-    with pytest.raises(LogFormatError):
+    with pytest.raises(ValueError, match="must be text or json, not 'xml'"):
         is_json()
     assert main(["--data-dir", str(tmp_path), "status"]) == 2
     assert "text or json" in capsys.readouterr().err

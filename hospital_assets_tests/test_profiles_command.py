@@ -18,7 +18,7 @@ from hospital_assets.cli import main
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.registry import keep_profiles, load_profiles
 from hospital_assets.settings import Settings, load_settings, write_settings
-from hospital_assets.sources.draft import DraftError, draft_profile
+from hospital_assets.sources.draft import draft_profile
 from hospital_assets.sources.dry_run import try_profile
 from hospital_assets_tests.helpers import query
 
@@ -264,7 +264,7 @@ def test_a_draft_of_other_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "no arrival was understood: fill in arrival_time below (candidates: b)" in skeleton.doubts[0]
     assert '# arrival_time = "?"' in skeleton.text and '# patient_id = "?"' in skeleton.text
     (tmp_path / "y.csv").write_text("1,2\n3,4\n")
-    with pytest.raises(DraftError, match="deliver the file with column names"):
+    with pytest.raises(ValueError, match="deliver the file with column names"):
         draft_profile("y", tmp_path / "y.csv")
 
 

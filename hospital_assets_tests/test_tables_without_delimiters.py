@@ -21,7 +21,7 @@ from hospital_assets.landing.headers import filled_to_the_right, joined_names
 from hospital_assets.landing.profile import FixedWidth, Place, ProfileError, parse_profile
 from hospital_assets.landing.registry import Profiles
 from hospital_assets.landing.zone import LandingZone
-from hospital_assets.sources.draft import DraftError, draft_profile
+from hospital_assets.sources.draft import draft_profile
 from hospital_assets.sources.dry_run import try_profile
 from hospital_assets.warehouse.database import Warehouse
 from hospital_assets_tests.helpers import zone_of
@@ -310,7 +310,7 @@ def test_a_draft_finds_a_header_over_two_rows(kind: str, tmp_path: Path) -> None
 
 def test_a_draft_of_lines_without_delimiters_says_what_to_write(tmp_path: Path) -> None:
     (tmp_path / "visits.txt").write_text(LINES)
-    with pytest.raises(DraftError, match="fixed_width"):
+    with pytest.raises(ValueError, match="fixed_width"):
         draft_profile("mine", tmp_path / "visits.txt")
 
 

@@ -18,10 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from hospital_assets.access.audit import AuditError
-from hospital_assets.access.identity import IdentityError, NotLetInError, UnreachableError, check_roles, client_secret
+from hospital_assets.access.identity import NotLetInError, UnreachableError, check_roles, client_secret
 from hospital_assets.access.users import DASHBOARD, GATEWAY, User, Users
 from hospital_assets.publishing.policy import Policy
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from hospital_assets.access.openid import Provider
@@ -104,7 +104,7 @@ def open_provider(settings: Settings, policy: Policy, environment: Mapping[str, 
         environment: has the client's secret.
 
     Raises:
-        IdentityError: a role is not the policy's, the secret cannot be used, or the extra is not installed.
+        SettingsError: a role is not the policy's, the secret cannot be used, or the extra is not installed.
     """
     if settings.identity is None:
         return None
@@ -113,5 +113,5 @@ def open_provider(settings: Settings, policy: Policy, environment: Mapping[str, 
     try:
         from hospital_assets.access.openid import Provider
     except ModuleNotFoundError:
-        raise IdentityError("install the extra: pip install 'hospital-assets[oidc]'") from None
+        raise SettingsError("install the extra: pip install 'hospital-assets[oidc]'") from None
     return Provider(settings.identity, secret)

@@ -25,10 +25,6 @@ CALLBACK = "/login/callback"
 PENDING_COOKIE = "hospital_sign_in"
 
 
-class IdentityError(SettingsError):
-    """Sign-in at the identity provider cannot be set up; the message says what to change."""
-
-
 class NotLetInError(Exception):
     """Somebody cannot be signed in; the message is for them and for the audit, and says nothing of a token's content.
 
@@ -49,20 +45,20 @@ def check_roles(identity: IdentitySettings, policy: Policy, file: Path) -> None:
     """Refuse a mapping to roles that the policy does not have.
 
     Raises:
-        IdentityError: which, and what there is instead.
+        SettingsError: which, and what there is instead.
     """
     for value, audience in identity.roles:
         try:
             parse_audience(policy, audience)
         except PolicyError as error:
-            raise IdentityError(f"{file}: identity.roles: '{value}' = '{audience}': {error}") from None
+            raise SettingsError(f"{file}: identity.roles: '{value}' = '{audience}': {error}") from None
 
 
 def client_secret(settings: Settings, environment: Mapping[str, str] = os.environ) -> str | None:
     """The secret that the provider gave the client; None where it gave none, and PKCE alone shows who asks.
 
     Raises:
-        IdentityError: its file is missing or empty, lies in the data directory, or can be read by others.
+        SettingsError: its file is missing or empty, lies in the data directory, or can be read by others.
     """
     if text := environment.get(SECRET_VARIABLE, "").strip():
         return text
@@ -73,15 +69,15 @@ def client_secret(settings: Settings, environment: Mapping[str, str] = os.enviro
     try:
         text, problem = path.read_text(encoding="utf-8").strip(), why_not_secret(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise IdentityError(f"{SECRET_FILE_VARIABLE}: {path} cannot be read: {type(error).__name__}") from None
+        raise SettingsError(f"{SECRET_FILE_VARIABLE}: {path} cannot be read: {type(error).__name__}") from None
     if path.resolve().is_relative_to(settings.data_dir):
-        raise IdentityError(
+        raise SettingsError(
             f"{path} lies in the data directory: whoever copies the data would have the secret; move it"
         )
     if problem:
-        raise IdentityError(problem)
+        raise SettingsError(problem)
     if not text:
-        raise IdentityError(f"{path} is empty: it holds the secret that the identity provider gave the client")
+        raise SettingsError(f"{path} is empty: it holds the secret that the identity provider gave the client")
     return text
 
 

@@ -81,7 +81,7 @@ def dashboard_of(settings: Settings, audience: str, audit: Audit, address: Addre
     Raises:
         ServingError: others could reach it, and there is nobody who could sign in, or no certificate.
         PolicyError: the policy names no such audience.
-        IdentityError: sign-in at the identity provider cannot be set up.
+        SettingsError: sign-in at the identity provider cannot be set up.
     """
     address = address or Address()
     policy = CurrentPolicy(settings)

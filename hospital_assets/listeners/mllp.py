@@ -77,18 +77,14 @@ class ListenerOptions:
     is_open: bool = False
 
 
-class ListenerError(ValueError):
-    """The listener cannot be started as asked; says why and what to do."""
-
-
 def refuse_open_network(options: ListenerOptions) -> None:
     """Patient data does not cross a network in the clear unless somebody says so.
 
     Raises:
-        ListenerError: the address is not this machine's own, and neither TLS nor `is_open` is given.
+        ValueError: the address is not this machine's own, and neither TLS nor `is_open` is given.
     """
     if not is_loopback(options.host) and options.tls is None and not options.is_open:
-        raise ListenerError(
+        raise ValueError(
             f"{options.host} can be reached from other machines, and messages hold patient data: give "
             "--tls-cert and --tls-key, or --insecure-network where the network itself is protected"
         )
@@ -333,7 +329,7 @@ class Listener:
             ready: called with the address and the port once connections are accepted.
 
         Raises:
-            ListenerError: the address must not or cannot be used.
+            ValueError: the address must not or cannot be used.
         """
         refuse_open_network(self.options)
         self._landed = LandedMessages(self.options, self.now)
@@ -348,7 +344,7 @@ class Listener:
                 self._connected, self.options.host, self.options.port, ssl=self.options.tls, limit=_READ_BYTES
             )
         except OSError as error:
-            raise ListenerError(
+            raise ValueError(
                 f"cannot listen on {self.options.host} port {self.options.port}: {error.strerror}; "
                 "choose another one with --port"
             ) from error
@@ -526,7 +522,7 @@ def listen(
         ready: called with address and port once connections are accepted.
 
     Raises:
-        ListenerError: it cannot be started.
+        ValueError: it cannot be started.
     """
     listener = Listener(options, now=lambda: datetime.now(UTC))
 

@@ -88,10 +88,6 @@ class Draft:
     doubts: list[str] = field(default_factory=list)
 
 
-class DraftError(ValueError):
-    """Nothing could be made of the sample; says why and what to do."""
-
-
 @dataclass(frozen=True)
 class _Sample:
     """Some records of a file: source name -> values that are not blank."""
@@ -117,11 +113,11 @@ def draft_profile(
         sql: of a query.
 
     Raises:
-        DraftError: the file has no header or no columns that look like anything we know.
+        ValueError: the file has no header or no columns that look like anything we know.
         UnreadableError: the bytes are no text.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
-        raise DraftError(f"'{name}' cannot be a folder's name: lower-case letters, digits, hyphens")
+        raise ValueError(f"'{name}' cannot be a folder's name: lower-case letters, digits, hyphens")
     sample = _sampled(path)
     is_american = time_zone.startswith(("America/", "US/", "Pacific/Honolulu"))
     matched = {subject: _matches(sample, subject) for subject in SYNONYMS}
@@ -181,7 +177,7 @@ def _sampled(path: Path) -> _Sample:
         return _Sample(values, "jsonl", ",", content.encoding)
     lines = with_line_feeds(content.text).split("\n")[: _SAMPLE + _MOST_TITLES]
     if not any(line.strip() for line in lines):
-        raise DraftError(f"{path.name} is empty")
+        raise ValueError(f"{path.name} is empty")
     delimiter, place, width = max(((mark, *_header_of(lines, mark)) for mark in ",;\t|"), key=lambda found: found[2])
     if not width:
         delimiter = max(",;\t|", key=lambda mark: _header_of(lines, mark, header_rows=2)[1])
@@ -197,7 +193,7 @@ def _sampled(path: Path) -> _Sample:
     rows = rows[place + header_rows - 1 :]
     header = rows[0] if rows else []
     if len(header) < 2 or _is_data(header):
-        raise DraftError(
+        raise ValueError(
             f"{path.name}: no line among the first {_MOST_TITLES} is a header (column names, and below it as many "
             "values); deliver the file with column names, or write a profile with fixed_width where columns stand at "
             "fixed places (docs/sources.md)"

@@ -55,10 +55,6 @@ class SchemaMismatchError(WarehouseError):
     """A frame, or a stored table, does not have exactly the columns and types of its contract."""
 
 
-class PartitionMismatchError(WarehouseError):
-    """A frame holds rows outside the service days it was written for."""
-
-
 class WarehouseLockedError(WarehouseError):
     """Another process kept the warehouse file for longer than we wait."""
 
@@ -271,8 +267,7 @@ class Warehouse:
 
         Raises:
             SchemaMismatchError: columns are missing, extra, or would change their values.
-            PartitionMismatchError: rows lie outside `period`.
-            WarehouseError: the stored table differs from the contract, or the rows could not
+            WarehouseError: rows lie outside `period`, the stored table differs from the contract, or the rows could not
                 be computed (DuckDB's reason is the cause).
         """
         started = time.perf_counter()
@@ -306,7 +301,7 @@ class Warehouse:
                 if period is not None:
                     inside = self.count(contract, period)
                     if inside != rows:
-                        raise PartitionMismatchError(
+                        raise WarehouseError(
                             f"{contract.name}: {rows - inside:,} of {rows:,} rows have a "
                             f"{PARTITION_COLUMN} outside {period} or none; nothing was written"
                         )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from hospital_assets.contracts import PARTITION_COLUMN, Column, Contract
 from hospital_assets.settings import SettingsError
-from hospital_assets.warehouse.database import PartitionMismatchError, Period, SchemaMismatchError, assert_stored
+from hospital_assets.warehouse.database import Period, SchemaMismatchError, assert_stored
 from hospital_assets.warehouse.dialect import literal, quoted
 from hospital_assets.warehouse.errors import WarehouseError
 
@@ -214,8 +214,7 @@ class DeltaTables:
 
         Raises:
             SchemaMismatchError: a file, or the stored table, differs from the contract.
-            PartitionMismatchError: rows lie outside `days`.
-            WarehouseError: others wrote to the table all the time.
+            WarehouseError: rows lie outside `days`, or others wrote to the table all the time.
         """
         from deltalake import DeltaTable
 
@@ -231,7 +230,7 @@ class DeltaTables:
             if count:
                 adds.append(_add(path, size, values, stats, changes=True))
         if outside:
-            raise PartitionMismatchError(
+            raise WarehouseError(
                 f"{contract.name}: {outside:,} of {rows:,} rows have a "
                 f"{PARTITION_COLUMN} outside {in_words(days) or 'the calendar'} or none; nothing was written"
             )
