@@ -104,6 +104,12 @@ def test_every_file_beside_the_code_is_packed() -> None:
     assert beside <= packed
 
 
+def test_the_architecture_lists_the_packages_as_they_are_checked() -> None:
+    floors, *_ = project()["tool"]["importlinter"]["contracts"]
+    listed = re.findall(r"^\|.*?\| `(\w+)` \|", (CHECKOUT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert listed == [name for floor in floors["layers"] for name in floor.split(" | ")]
+
+
 # A wheel, installed where there is no checkout ----------------------------------------------------
 
 
