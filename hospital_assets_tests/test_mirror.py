@@ -396,7 +396,7 @@ def test_what_the_contract_forbids_is_named_and_the_rest_is_mirrored(
 def test_nothing_is_noted_before_there_is_a_mirror(opened: Settings) -> None:
     with open_warehouse(opened.warehouse_file) as warehouse:
         write(warehouse, FLOW, 1)
-        assert "main.unmirrored" not in warehouse._stored_kinds()
+        assert "main.unmirrored" not in warehouse.stored_kinds()
         mirror(opened, warehouse)
         for number in range(5):
             write(warehouse, FLOW, 2, number=number, period=days(2))

@@ -41,18 +41,7 @@ _KINDS = {
 
 def table(name: str) -> dict[str, Any]:
     """Keyword arguments of `@dg.asset` for a table with a contract."""
-    contract = CONTRACTS[name]
-    return {
-        "name": name,
-        "group_name": contract.layer,
-        "description": contract.description,
-        "owners": [_OWNERS[contract.layer]],
-        "kinds": _KINDS[contract.layer],
-        "metadata": _metadata(contract),
-        "tags": _tags(name),
-        "pool": WAREHOUSE_POOL,
-        **_backfill(contract),
-    }
+    return {"name": name, **_stated(name), "pool": WAREHOUSE_POOL, **_backfill(CONTRACTS[name])}
 
 
 def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
@@ -62,21 +51,9 @@ def cleaned_and_quarantined(subject: str) -> dict[str, Any]:
 
 def several_tables(step: str, *names: str) -> dict[str, Any]:
     """Keyword arguments of `@dg.multi_asset` for tables of one layer that one step makes."""
-    layer = CONTRACTS[names[0]].layer
     return {
         "name": step,
-        "outs": {
-            name: dg.AssetOut(
-                key=name,
-                group_name=layer,
-                description=CONTRACTS[name].description,
-                owners=[_OWNERS[layer]],
-                kinds=_KINDS[layer],
-                metadata=_metadata(CONTRACTS[name]),
-                tags=_tags(name),
-            )
-            for name in names
-        },
+        "outs": {name: dg.AssetOut(key=name, **_stated(name)) for name in names},
         "pool": WAREHOUSE_POOL,
         **_backfill(CONTRACTS[names[0]]),
     }
@@ -93,8 +70,17 @@ def days_around(table: str, *, before: int, after: int) -> dict[str, dg.AssetIn]
     return {table: dg.AssetIn(partition_mapping=mapping)}
 
 
-def _tags(name: str) -> dict[str, str]:
-    return {ENGINE_TAG: "spark"} if name in _HEAVY else {}
+def _stated(name: str) -> dict[str, Any]:
+    """What a table tells Dagster, whether its step makes others or not."""
+    contract = CONTRACTS[name]
+    return {
+        "group_name": contract.layer,
+        "description": contract.description,
+        "owners": [_OWNERS[contract.layer]],
+        "kinds": _KINDS[contract.layer],
+        "metadata": _metadata(contract),
+        "tags": {ENGINE_TAG: "spark"} if name in _HEAVY else {},
+    }
 
 
 def partitions_of(name: str, periods: dg.TimeWindowPartitionsDefinition) -> dg.TimeWindowPartitionsDefinition | None:

@@ -345,8 +345,6 @@ RULES: tuple[Rule, ...] = (
         "quality_codes",
         "no clock that can be read in two ways, and none without a time of day",
         has_code(CLOCK_AMBIGUOUS, CLOCK_WITHOUT_TIME, ARRIVAL_TIME_UNKNOWN, DEPARTURE_TIME_UNKNOWN),
-        None,
-        0.0,
     ),
     Rule(
         kinds.CLOCK_READING,
@@ -354,8 +352,6 @@ RULES: tuple[Rule, ...] = (
         "quality_codes",
         "no event that is a date without a time of day",
         has_code(EVENT_TIME_UNKNOWN),
-        None,
-        0.0,
     ),
     Rule(
         kinds.FLAG_AGREES,

@@ -34,7 +34,6 @@ _SHORT = 16
 NOW = Markup("<!-- now -->")
 #: Keys of KPIs that a day leads to.
 _BY_TIME = {"service_date", "period_month", "period_year"}
-_NAMES = {"period": "period", "hospital": "hospital", "department": "department", "triage": "triage"}
 
 
 @cache
@@ -191,7 +190,7 @@ def not_followed(shown: Figure | Card, where: Slice) -> str:
         "department": where.department != ALL,
         "triage": where.triage != ALL,
     }
-    missing = [_NAMES[name] for name in shown.ignores if chosen[name]]
+    missing = [name for name in shown.ignores if chosen[name]]
     return f"Not by {' or '.join(missing)}" if missing else ""
 
 

@@ -29,7 +29,7 @@ _DAYS_OF_PRESENT = LONGEST_PRESENCE_HOURS // 24 + 1
 #: A hospital none of whose visits is of so many days before the newest one delivers no more.
 _DAYS_OF_DELIVERY = 31
 #: Copy -> the tables it is made from, and how.
-_COPIES: dict[str, tuple[tuple[str, ...], str]] = {
+COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     "hospitals": (
         ("cleaned_hospitals",),
         "select hospital_id, hospital_name, time_zone from cleaned.cleaned_hospitals",
@@ -163,17 +163,15 @@ _COPIES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
 }
 
-COPIES = tuple(_COPIES)
-
 
 def copies_of(table: str) -> list[str]:
     """The copies that a table is in."""
-    return [name for name, (tables, _) in _COPIES.items() if table in tables]
+    return [name for name, (tables, _) in COPIES.items() if table in tables]
 
 
 def publish_copy(warehouse: Warehouse, name: str) -> None:
     """Write a copy, if its tables are there."""
-    tables, query = _COPIES[name]
+    tables, query = COPIES[name]
     if all(warehouse.exists(CONTRACTS[table]) for table in tables):
         with replacing(copy_file(warehouse.file, name)) as temporary:
             warehouse.connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")

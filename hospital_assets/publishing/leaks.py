@@ -207,15 +207,6 @@ def _name_tables() -> Iterator[str]:
             yield contract.qualified_name
 
 
-def _stored(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    return {
-        f"{schema}.{name}"
-        for schema, name in connection.execute(
-            "select table_schema, table_name from information_schema.tables where table_catalog = current_database()"
-        ).fetchall()
-    }
-
-
 @dataclass(frozen=True)
 class Source:
     """A column of identifiers."""
@@ -253,7 +244,7 @@ def collect_identifiers(warehouse: Warehouse, policy: Policy) -> list[Source]:
     of those there are few. Kept for as long as the warehouse is open and no table is written.
     """
     connection = warehouse.connection
-    stored = _stored(connection)
+    stored = warehouse.stored_kinds()
     sources = _identifier_sources(policy, stored)
     state = f"identifiers of state {warehouse.writes}, {', '.join(sorted(_made_identifiers(policy)))}"
     if connection.execute(

@@ -459,15 +459,12 @@ def _backups_that_hold(settings: Settings) -> list[str]:
     ]
 
 
-def delete_derived_files(settings: Settings) -> list[str]:
-    """Delete every file that was derived from landed ones; returns what was deleted."""
-    gone = []
+def delete_derived_files(settings: Settings) -> None:
+    """Delete every file that was derived from landed ones."""
     for folder in _derived(settings):
         if folder.exists():
-            gone.append(folder.name)
             shutil.rmtree(folder)
     delete_mirror(settings)
-    return gone
 
 
 def delete_alerts(settings: Settings, person: Person) -> int:

@@ -236,14 +236,11 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "objects" / name[:2] / name
 
 
-def sweep(folder: Path, names: Collection[str]) -> int:
-    """Delete objects that are none of these, and what was being written when a process died; returns how many."""
-    gone = 0
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Delete objects that are none of these, and what was being written when a process died."""
     for path in (folder / "objects").glob("*/*"):
         if path.name not in names:
             path.unlink()
-            gone += 1
-    return gone
 
 
 def fetch(

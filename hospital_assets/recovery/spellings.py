@@ -26,8 +26,6 @@ _UNPACKERS: dict[bytes, Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor
     b"\xfd7zXZ": lzma.LZMADecompressor,
 }
 _ZIP = b"PK\x03\x04"
-#: How packed files begin.
-PACKED = (GZIP, _ZIP, *_UNPACKERS)
 #: Archives in archives are opened this deep, and this much of each is unpacked.
 _DEEPEST, _MOST_BYTES = 4, 4_000_000_000
 _UTF16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}

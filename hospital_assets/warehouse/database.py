@@ -160,23 +160,23 @@ class Warehouse:
 
     def exists(self, contract: Contract) -> bool:
         """Whether the table has ever been written."""
-        return contract.qualified_name in self._stored_kinds()
+        return contract.qualified_name in self.stored_kinds()
 
     def make_once(self, qualified_name: str, columns: str) -> None:
         """Make a table that no contract describes, with columns as SQL has them, unless it is there.
 
         Even where it is, `create if not exists` would have every lazy frame bound anew.
         """
-        if qualified_name not in self._stored_kinds():
+        if qualified_name not in self.stored_kinds():
             self.connection.execute(f"create schema if not exists {qualified_name.partition('.')[0]}")
             self.connection.execute(f"create table {qualified_name} ({columns})")
-            self._stored_kinds()[qualified_name] = "BASE TABLE"
+            self.stored_kinds()[qualified_name] = "BASE TABLE"
 
     def is_view(self, contract: Contract) -> bool:
         """Whether the rows are stored elsewhere, and the table only shows them."""
-        return self._stored_kinds().get(contract.qualified_name) == "VIEW"
+        return self.stored_kinds().get(contract.qualified_name) == "VIEW"
 
-    def _stored_kinds(self) -> dict[str, str]:
+    def stored_kinds(self) -> dict[str, str]:
         """Qualified name -> `BASE TABLE` or `VIEW`, remembered until a transaction is rolled back."""
         if self._kinds is None:
             self._kinds = dict(
@@ -293,7 +293,7 @@ class Warehouse:
                     if shown_from_lake:
                         connection.execute(f"drop view {_qualified(contract)}")
                     connection.execute(f"create or replace table {_definition(contract)}")
-                    self._stored_kinds()[contract.qualified_name] = "BASE TABLE"
+                    self.stored_kinds()[contract.qualified_name] = "BASE TABLE"
                 else:
                     self._prepare_partitioned(contract)
                     _delete(connection, contract, period)
@@ -361,7 +361,7 @@ class Warehouse:
             return
         if not self.exists(contract):
             self.connection.execute(f"create table {_definition(contract)}")
-            self._stored_kinds()[contract.qualified_name] = "BASE TABLE"
+            self.stored_kinds()[contract.qualified_name] = "BASE TABLE"
         stored = stored_columns(self.connection, contract)[contract.qualified_name]
         self.add_gained(contract, stored)
         assert_stored(contract, stored, wanted_columns(contract))
@@ -382,7 +382,7 @@ class Warehouse:
         self.connection.execute(f"drop {kind} if exists {_qualified(contract)}")
         self._note_change(contract, None, "rebuilt")
         self._known_tables.discard(contract.name)
-        self._stored_kinds().pop(contract.qualified_name, None)
+        self.stored_kinds().pop(contract.qualified_name, None)
 
     def move_away(self, contract: Contract) -> None:
         """Move a table away, so that the next write makes it anew; see `put_back`."""
@@ -400,7 +400,7 @@ class Warehouse:
 
     def put_back(self, contract: Contract) -> None:
         """Have a table again that was moved away, unless it was made anew."""
-        if contract.qualified_name + _ASIDE not in self._stored_kinds():
+        if contract.qualified_name + _ASIDE not in self.stored_kinds():
             return
         aside = f"{quoted(contract.layer)}.{quoted(contract.name + _ASIDE)}"
         with self.transaction() as connection:
@@ -413,7 +413,7 @@ class Warehouse:
 
     def _note_change(self, contract: Contract, period: Period | None, cause: str) -> None:
         """Note what has to be mirrored, from the first mirroring on; belongs to the transaction of the change."""
-        if CHANGES[0] not in self._stored_kinds():
+        if CHANGES[0] not in self.stored_kinds():
             return
         days = [None, None] if period is None else [period.first, period.end]
         # Who wrote them last made them what they are; a note of each would grow for as long as nothing is mirrored.
@@ -438,7 +438,7 @@ class Warehouse:
             if not self.is_view(contract):
                 self.drop(contract)
             connection.execute(f"create or replace view {_qualified(contract)} as {select}")
-            self._stored_kinds()[contract.qualified_name] = "VIEW"
+            self.stored_kinds()[contract.qualified_name] = "VIEW"
             also(connection)
 
 
