@@ -55,7 +55,6 @@ from hospital_assets_tests.processes import until
 
 DECLARED = {metric.name: metric for metric in METRICS}
 NOW = datetime(2026, 3, 13, 12, tzinfo=UTC)
-DOCUMENT = Path(__file__).parents[1] / "docs" / "operations.md"
 
 
 def values(settings: Settings, *certificates: Path) -> dict[tuple[str, ...], float]:
@@ -631,10 +630,9 @@ def test_the_gateway_says_so_too(shown: Settings, tmp_path: Path) -> None:
         assert get(address, "/healthz").status_code == 200
 
 
-# Rules, dashboard, document ----------------------------------------------------------------------------
+# Rules, dashboard --------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"\bhospital_[a-z_]+\b")
-_LABEL = re.compile(r"\{\{ \$labels\.(\w+) \}\}")
 _SELECTED = re.compile(r"(hospital_[a-z_]+)\{([^}]*)\}")
 
 
@@ -810,15 +808,6 @@ def test_the_files_are_written_for_others_to_read(tmp_path: Path, capsys: pytest
     written = [Path(line) for line in capsys.readouterr().out.splitlines()]
     assert {path.name for path in written} == {"prometheus-alerts.yml", "grafana-dashboard.json"}
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in written)
-
-
-def test_the_document_lists_every_metric_and_rule_as_it_is() -> None:
-    metrics = "\n".join(f"| `{m.name}` | {', '.join(m.labels)} | {m.help.replace('|', '')} |" for m in METRICS)
-    summaries = {rule.name: _LABEL.sub(r"(\1)", rule.summary) for rule in RULES}
-    rules = "\n".join(f"| `{rule.name}` | {rule.severity} | {summaries[rule.name]} |" for rule in RULES)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert metrics in text, f"docs/operations.md should have:\n{metrics}"
-    assert rules in text, f"docs/operations.md should have:\n{rules}"
 
 
 def test_one_publication_that_opens_is_enough() -> None:

@@ -410,7 +410,7 @@ def options_of(words: list[str]) -> tuple[list[str], set[str]]:
     return found, {option for action in parser._actions for option in action.option_strings}
 
 
-@pytest.mark.parametrize("name", ["operations.md", "incidents.md", "identity.md"])
+@pytest.mark.parametrize("name", ["operations.md", "monitoring.md", "incidents.md", "identity.md"])
 def test_every_command_and_option_of_the_document_is_one_that_there_is(name: str) -> None:
     text = (DOCS / name).read_text("utf-8")
     blocks = re.findall("```.*?\n(.*?)```", text, re.DOTALL)

@@ -170,19 +170,26 @@ def _dashboard(options: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def generated_documents() -> dict[str, str]:
+    """Every document that the code says, by its file name."""
+    from hospital_assets.operations.monitoring import document
+    from hospital_assets.reports.reference import documents
+
+    return {**documents(), "monitoring.md": document()}
+
+
 def _docs(options: argparse.Namespace, settings: Settings) -> int:
     from tempfile import TemporaryDirectory
 
     from hospital_assets.definitions import build_definitions
     from hospital_assets.reports.lineage import lineage_document
-    from hospital_assets.reports.reference import documents
     from hospital_assets.warehouse.lineage import LINEAGE_FILE
 
     folder = options.into or Path("docs")
     if options.into is None and not folder.is_dir():
         raise FileNotFoundError(f"there is no {folder}/ here: say where to with --into DIR")
     stale = []
-    written = {folder / name: text for name, text in documents().items()}
+    written = {folder / name: text for name, text in generated_documents().items()}
     if options.into is None:
         # Lineage is part of the package, because every run states it.
         with TemporaryDirectory() as empty:

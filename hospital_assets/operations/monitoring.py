@@ -1,11 +1,13 @@
-"""What to alert on, and a dashboard of everything that is measured: rules for Prometheus, JSON for Grafana.
+"""What to alert on, and all that is measured: rules for Prometheus, a dashboard for Grafana, and a document of both.
 
-Both are examples to start from, made from the list of metrics, so that they name none that there is not.
+Rules and dashboard are examples to start from. All are made from the list of metrics, so that none is named that there
+is not.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -304,6 +306,30 @@ def _query(metric: Metric) -> tuple[str, str, str]:
         units = {"seconds": "s", "bytes": "bytes", "ratio": "none"}
         query, unit = metric.name, units.get(metric.name.rpartition("_")[2], "short")
     return query, unit, " ".join(f"{{{{{label}}}}}" for label in labels) or "{{instance}}"
+
+
+def document() -> str:
+    """What is measured and what to alert on, for people."""
+    parts = [
+        "# What is measured, and what to alert on",
+        "",
+        "Generated from the code by `hospital docs`; who may read metrics: [operations](operations.md#metrics).",
+        "",
+        "| metric | labels | what it is |",
+        "|---|---|---|",
+        *(f"| `{metric.name}` | {', '.join(metric.labels)} | {metric.help} |" for metric in METRICS),
+        "",
+        "## Alerts",
+        "",
+        "`hospital deploy monitoring` writes these rules for Prometheus. `critical` is for now, `warning` for today.",
+        "",
+        "| alert | severity | when | what to do |",
+        "|---|---|---|---|",
+    ]
+    for rule in RULES:
+        summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"(\1)", rule.summary)
+        parts.append(f"| `{rule.name}` | {rule.severity} | {summary} | {rule.remedy} |")
+    return "\n".join(parts) + "\n"
 
 
 def files() -> Iterator[tuple[str, str]]:
