@@ -135,9 +135,9 @@ def _answer(sender: Connection, file: str, sql: str, form: Format, limits: Limit
     except duckdb.Error as error:
         head, body = {"outcome": "failed", "reason": message_of(error)}, b""
     except MemoryError:
-        head, body = ({"outcome": "failed", "reason": "it needed more memory than a query may have"}, b"")
+        head, body = {"outcome": "failed", "reason": "it needed more memory than a query may have"}, b""
     except Exception as error:
-        head, body = ({"outcome": "refused", "reason": f"it cannot be read ({type(error).__name__})"}, b"")
+        head, body = {"outcome": "refused", "reason": f"it cannot be read ({type(error).__name__})"}, b""
     sender.send_bytes(json.dumps({**head, "objects": objects}).encode())
     if head["outcome"] == "allowed":
         sender.send_bytes(body)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from hospital_assets.simulator.dirt import DIRT_COLUMNS
-from hospital_assets.simulator.network import HOSPITALS, NETWORK_ZONE
+from hospital_assets.simulator.network import HOSPITALS, NETWORK_ZONE, zone_of
 
 CSV_CLOCK = "%Y-%m-%d %H:%M:%S"
 ISO_CLOCK = "%Y-%m-%dT%H:%M:%S%:z"
@@ -106,8 +106,8 @@ def clock_text(seconds: str, hospital: str, pattern: str) -> pl.Expr:
     """UTC seconds as a wall clock of the hospital (by its number); null where negative."""
     instant = pl.from_epoch(pl.col(seconds), time_unit="s").dt.replace_time_zone("UTC")
     zones: dict[str, list[int]] = {}
-    for number, (_, _, _, zone, _, _) in enumerate(HOSPITALS.values()):
-        zones.setdefault(zone, []).append(number)
+    for number, name in enumerate(HOSPITALS):
+        zones.setdefault(zone_of(name), []).append(number)
     texts = [
         pl.when(pl.col(hospital).is_in(numbers)).then(instant.dt.convert_time_zone(zone).dt.to_string(pattern))
         for zone, numbers in zones.items()

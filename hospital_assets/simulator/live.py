@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ def go_live(
         moment = min(math.floor(now()), end.timestamp())
         files = land(until, moment)
         until = moment
-        keep(LiveNetwork(**{**asdict(network), "landed_until": until}))
+        keep(replace(network, landed_until=until))
         say(f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC  {files} files landed")
 
 

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import polars as pl
 
-from hospital_assets.assets.cleaned import adt_events, er_visits, patients, vitals
-from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD, READING_RULES, Rule
+from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD, READING_RULES
+from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.warehouse.database import Warehouse
 
-_RULES: dict[str, tuple[Rule, ...]] = {
-    "er_visits": er_visits.RULES,
-    "patients": patients.RULES,
-    "vitals": vitals.RULES,
-    "adt_events": adt_events.RULES,
-}
+_RULES = {subject: RULES[subject] for subject in ("er_visits", "patients", "vitals", "adt_events")}
 #: Rules that note what is no fault: other units and hours that really were ambiguous.
 NEUTRAL = ("fahrenheit_converted", "ambiguous_hour", "missing_hour", OUTSIDE_PERIOD.name)
 

@@ -72,8 +72,7 @@ class SparkLandingZone(LandingZone):
 
     @property
     def _careful(self) -> LandingZone:
-        names = (field.name for field in dataclasses.fields(LandingZone) if field.init)
-        return LandingZone(**{name: getattr(self, name) for name in names})
+        return LandingZone(**_stated(self))
 
     def zones(self, ledger: pl.DataFrame, profile: Profile) -> dict[str, str]:
         """As for `LandingZone`; reference data is small."""
@@ -129,18 +128,12 @@ class SparkLandingResource(LandingResource):
         zone = super().open(table)
         if table not in self.tables_on_spark:
             return zone
-        return SparkLandingZone(
-            zone.landing,
-            zone.spool,
-            zone.first,
-            zone.last,
-            zone.connection,
-            zone.profiles,
-            self.spark.spark_session,
-            Lake(self.lake),
-            limits=zone.limits,
-            is_open_ended=zone.is_open_ended,
-        )
+        return SparkLandingZone(**_stated(zone), session=self.spark.spark_session, lake=Lake(self.lake))
+
+
+def _stated(zone: LandingZone) -> dict[str, Any]:
+    """What any landing zone is made with."""
+    return {field.name: getattr(zone, field.name) for field in dataclasses.fields(LandingZone) if field.init}
 
 
 def _is_simple(spec: Subject) -> bool:
