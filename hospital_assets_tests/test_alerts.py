@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -49,6 +50,7 @@ from hospital_assets.live.alert_rules import (
     vital_signals,
 )
 from hospital_assets.live.copies import publish_copy, read_copy
+from hospital_assets.live.monitor import Monitor
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.dialect import lazy
@@ -94,6 +96,33 @@ def test_an_older_signal_never_overrules_a_newer_one(outbox: Outbox) -> None:
     outbox.record([signal(True, NOW)], NOW)
     outbox.record([signal(False, NOW - MINUTE)], NOW)
     assert states(outbox) == [("V1", "open")]
+
+
+def test_a_clock_that_was_ahead_silences_nothing(outbox: Outbox, tmp_path: Path) -> None:
+    wall = datetime.now(UTC)
+    ahead, later = wall + timedelta(days=400), wall + MINUTE
+    outbox.record([signal(True, ahead), signal(True, wall, "V3")], ahead)
+    outbox.due(ahead)
+    (third,) = (row["alert_id"] for row in outbox.alerts() if row["subject"] == "V3")
+    outbox.silence(timedelta(hours=1), "a drill", "nurse", ahead, alert_id=third)
+    outbox.record([signal(False, later), signal(False, ahead, "V2")], later)
+    assert sorted(states(outbox)) == [("V1", "resolved"), ("V3", "open")]
+    outbox.record([signal(True, later, "V2"), signal(False, wall - MINUTE, "V3")], later)
+    assert sorted(states(outbox)) == [("V1", "resolved"), ("V2", "open"), ("V3", "open")]
+    # What was being sent then, and what is new.
+    assert outbox.silences(later) == [] and deliver(outbox, [LOG], tmp_path) == 3
+    # What stands a little ahead is of a device, whose newest set counts.
+    for raised, minutes in ((True, 60), (False, 0)):
+        outbox.record([signal(raised, wall + minutes * MINUTE, "V4")], wall)
+    assert ("V4", "open") in states(outbox)
+
+
+def test_a_snapshot_ends_what_a_clock_that_was_ahead_has_seen(outbox: Outbox) -> None:
+    wall = datetime.now(UTC)
+    for at, names in ((wall + timedelta(days=400), "ab"), (wall, "b"), (wall + MINUTE, "a")):
+        waits = [Signal(CRITICAL_WAIT, name, at, True, "critical", "waits") for name in names]
+        outbox.record(waits, at, snapshots={CRITICAL_WAIT: at})
+        assert {row["subject"] for row in outbox.alerts()} == set(names)
 
 
 def test_a_correction_overrules_what_it_takes_into_account_alone(outbox: Outbox) -> None:
@@ -442,7 +471,7 @@ def test_in_the_hour_that_is_repeated_no_critical_set_is_taken_for_an_older_one(
         clock = f"2026-11-01T{minute // 60:02d}:{minute % 60:02d}:00"
         record = landed_vitals(minute=minute, heart_rate=rate) | {"measured_at": clock, "recorded_at": clock}
         observed = scored_vitals(raw("raw_vitals", record), HOSPITALS, PATIENTS, load_profiles(None))
-        outbox.record(vital_signals(observed, AlertSettings()), NOW)
+        outbox.record(vital_signals(observed, AlertSettings()), datetime(2026, 11, 1, 7, 30, tzinfo=UTC))
         assert bool(outbox.alerts()) is is_open, minute
 
 
@@ -649,6 +678,23 @@ def test_silence_and_files_left_waiting() -> None:
     since = int((NOW - 16 * MINUTE).timestamp() * 1e9)
     assert files_waiting([since], 15, NOW)[0].is_raised is True
     assert files_waiting([], 15, NOW)[0].is_raised is False
+
+
+def test_a_file_of_the_future_hides_no_silence() -> None:
+    """By its own time, which another machine's clock may have given it."""
+    rows = [
+        ("vitals", NOW - 90 * MINUTE, NOW - 89 * MINUTE),
+        ("vitals", NOW + timedelta(days=400), NOW - 80 * MINUTE),
+        ("vitals", NOW + timedelta(days=400), NOW + timedelta(days=400)),
+        ("adt", NOW + timedelta(days=400), NOW + timedelta(days=400)),
+    ]
+    ledger = pl.DataFrame(
+        [(subject, int(modified.timestamp()) * 10**9, seen) for subject, modified, seen in rows],
+        schema={"subject": pl.String, "file_modified_ns": pl.Int64, "first_seen_at": pl.Datetime("us", "UTC")},
+        orient="row",
+    )
+    feeds = SimpleNamespace(feeds={"vitals": ("vitals",), "adt": ("adt",)})
+    assert Monitor._newest_files(feeds, ledger, NOW) == {"vitals": NOW - 80 * MINUTE}  # type: ignore[arg-type]
 
 
 def test_runs_and_checks() -> None:

@@ -1186,6 +1186,13 @@ def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypat
         assert "what is running" in asked(instance)
         instance.report_run_failed(run)
         assert asked(instance) == everybody
+        # A clock was ahead when they were published.
+        with monkeypatch.context() as patched:
+            patched.setattr("dagster._time._mockable_get_current_timestamp", lambda: 9e9)
+            made(*everybody)
+        assert "nothing was built since" in asked(instance)
+        made("kpi_conditions")
+        assert asked(instance) == everybody
 
 
 def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:
@@ -1194,6 +1201,8 @@ def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:
 
     assert rests(900, 950) and rests(980, 999)
     assert not rests(900, 930) and not rests(None, None) and not rests(990, None)
+    # It ended while a clock was ahead.
+    assert not rests(9000, 9100)
 
 
 def test_a_signal_ends_a_publishing_with_those_that_are_at_work(

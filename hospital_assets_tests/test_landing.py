@@ -397,6 +397,10 @@ def test_a_growing_file_is_left_for_the_next_look(zone: LandingZone) -> None:
         assert zone.discover(quiet_since_ns=now - 1)["subject"].to_list().count("vitals") == 0
         ledger = zone.discover(quiet_since_ns=now)  # written long ago, whoever has it open
         assert entry(ledger, "native/vitals/file.json")["state"] == "ready"
+        # Nor is one ever quiet that says it is of next year.
+        os.utime(path, ns=(now, now + 10**16))
+        assert entry(zone.discover(quiet_since_ns=now), "native/vitals/file.json")["state"] == "ready"
+        os.utime(path, ns=(now, now))
     # Nobody writes it any more, and the system says so.
     ledger = zone.discover(quiet_since_ns=now - 1)
     assert entry(ledger, "native/vitals/file.json")["state"] == "ready"
@@ -431,6 +435,8 @@ def test_a_run_is_asked_for_when_enough_wait_or_one_has_waited_long() -> None:
     assert len(look(State(), [*fresh, file("f4", 1, since=59 * SECOND)]).requests) == 1
     assert len(look(State(), fresh, now=63).requests) == 1
     assert not is_due([], 10**18, 1, 0)
+    # It says that it is modified later than now.
+    assert len(look(State(), [file("ahead", 1, since=10**6 * SECOND)]).requests) == 1
 
 
 def test_far_days_are_runs_of_their_own_and_neighbours_are_one() -> None:
@@ -569,6 +575,9 @@ def test_a_fault_that_is_no_files_condemns_none_and_good_files_get_in_when_it_is
     for now in range(4000, 4100):  # now; and one file really is bad
         step({"f0"}, now)
     assert loaded == set(names) - {"f0"} and held_back == {"sha-f0": "quarantined"}
+    # A pause that a clock has noted which was ahead is no longer than another.
+    stopped = look(State(stopped_until_ns=10**9 * SECOND), [file("a", 1)])
+    assert not stopped.requests and look(stopped.state, [file("a", 1)], now=661).requests
 
 
 def test_each_run_of_a_look_has_its_own_outcome(tmp_path: Path) -> None:

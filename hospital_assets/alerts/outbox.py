@@ -60,6 +60,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 600.0
 _MOST_ATTEMPTS = 30
 #: A delivery under way is left alone by other processes for this long.
 _LEASE = timedelta(seconds=30)
+#: Moments of records may be so far ahead: clocks of devices differ, and in the hour that clocks show twice critical
+#: vital signs count as of the second time.
+_AHEAD = timedelta(minutes=70)
+#: Of silences, those that hold at a moment: one that a clock that was ahead has begun does not.
+_IN_FORCE = "created_at <= ? and until_at > ?"
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,8 @@ class Outbox:
     ) -> int:
         """Take in what a look has found, all or nothing; returns how many alerts it opened.
 
-        An older signal never overrules a newer one of the same thing, unless it corrects that, and the same signal
-        again changes nothing. Of two of one moment the one that raises holds.
+        An older signal never overrules a newer one of the same thing, unless it corrects that or that is of a time to
+        come, and the same signal again changes nothing. Of two of one moment the one that raises holds.
 
         Args:
             signals: in any order.
@@ -186,7 +191,8 @@ class Outbox:
             for rule, moment in (snapshots or {}).items():
                 still = {s.key for s in ordered if s.rule == rule and s.is_raised is not False}
                 for row in self._rows("select * from alerts where rule = ? and state <> 'resolved'", rule):
-                    if row["alert_key"] not in still and row["observed_at"] <= _text(moment):
+                    is_newer = row["observed_at"] > _text(moment) and not _is_to_come(row["observed_at"], now)
+                    if row["alert_key"] not in still and not is_newer:
                         self._resolve(row, now)
             self._connection.executemany(
                 "insert or ignore into assessed_files values (?, ?)", [(sha, _text(now)) for sha in assessed]
@@ -206,7 +212,9 @@ class Outbox:
         seen = self._rows("select observed_at from signals where alert_key = ?", signal.key)
         # Of what is said of one moment the worse holds, whichever landed first: "!" sorts after nothing.
         said_of = _text(signal.observed_at) + ("!" if signal.is_raised else "")
-        if seen and seen[0]["observed_at"] >= said_of:
+        # A clock that was ahead must not silence what comes until then.
+        ahead = timedelta(0) if is_of_now else _AHEAD
+        if seen and seen[0]["observed_at"] >= said_of and not _is_to_come(seen[0]["observed_at"], now, ahead):
             corrected = {_text(moment) for moment in signal.corrects}
             if seen[0]["observed_at"].rstrip("!") not in corrected:
                 return False
@@ -325,8 +333,9 @@ class Outbox:
     def _silence_of(self, row: sqlite3.Row, wall: str) -> sqlite3.Row | None:
         """The silence that an alert falls under; of several the one that ends last."""
         found = self._rows(
-            "select * from silences where until_at > ? and coalesce(alert_key, ?) = ? and coalesce(rule, ?) = ? "
+            f"select * from silences where {_IN_FORCE} and coalesce(alert_key, ?) = ? and coalesce(rule, ?) = ? "
             "and coalesce(hospital_id, ?) is ? and coalesce(department_name, ?) is ? order by until_at desc limit 1",
+            wall,
             wall,
             *(row[name] for name in ("alert_key", "rule", "hospital_id", "department_name") for _ in range(2)),
         )
@@ -455,7 +464,7 @@ class Outbox:
 
     def silences(self, wall: datetime) -> list[dict[str, Any]]:
         """What is silent now, until when and why."""
-        return [dict(row) for row in self._rows("select * from silences where until_at > ?", _text(wall))]
+        return [dict(row) for row in self._rows(f"select * from silences where {_IN_FORCE}", *[_text(wall)] * 2)]
 
     def explain(self, alert_id: str, wall: datetime) -> list[str]:
         """Why an alert is there and who was notified of it, in lines; empty when there is none."""
@@ -485,12 +494,17 @@ class Outbox:
         """Messages to send now, each notifier's in turn; for a while no other process gets the same ones."""
         with self._transaction():
             # Of what one notifier is to hear of one alert, only the first: its last word must come last. Those that
-            # were tried least come first: one that is refused each time holds up no other.
+            # were tried least come first: one that is refused each time holds up no other. What a clock that was ahead
+            # has put off is due.
             rows = self._rows(
                 "select * from (select *, row_number() over (partition by alert_id, notifier order by rowid) as place "
                 "from deliveries where delivered_at is null and given_up_at is null) "
-                "where place = 1 and next_attempt_at <= ? order by row_number() over (partition by notifier "
-                "order by attempt_count, created_at, delivery_id), created_at, delivery_id limit ?",
+                "where place = 1 and (next_attempt_at <= ? or (silence_id is null and next_attempt_at > ?) "
+                "or silence_id in (select silence_id from silences where created_at > ?)) "
+                "order by row_number() over (partition by notifier order by attempt_count, created_at, "
+                "delivery_id), created_at, delivery_id limit ?",
+                _text(wall),
+                _text(wall + timedelta(seconds=_LONGEST_PAUSE)),
                 _text(wall),
                 most,
             )
@@ -621,6 +635,11 @@ def _worse(last: sqlite3.Row, signal: Signal) -> float | None:
         return signal.value if last["worst_value"] is None else last["worst_value"]
     is_upper = signal.threshold is None or signal.value >= signal.threshold
     return (max if is_upper else min)(signal.value, float(last["worst_value"]))
+
+
+def _is_to_come(stored: str, now: datetime, ahead: timedelta = timedelta(0)) -> bool:
+    """Whether neither the hospital's clock nor the wall clock has come to a stored moment yet."""
+    return stored.rstrip("!") > _text(max(now, datetime.now(UTC)) + ahead)
 
 
 def _text(moment: datetime) -> str:

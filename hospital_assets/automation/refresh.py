@@ -136,7 +136,8 @@ def decide(
     known = {*held_back, *(sha for run in state.pending for sha in run.files)}
     suspects = {sha: path for sha, path in state.suspects.items() if sha in known}
     doubted = set(state.doubted)
-    stopped_until_ns, has_stopped = state.stopped_until_ns, False
+    # A clock that was ahead has noted a time to come.
+    stopped_until_ns, has_stopped = min(state.stopped_until_ns, now_ns + _PAUSE_NS), False
     has_succeeded = False
     strange = {sha: state.strange.get(sha, 0) + 1 for sha in held_in(held_back) if sha not in failures}
     failures |= {sha: MOST_TRIES - 1 for sha, looks in strange.items() if looks > _LONG}

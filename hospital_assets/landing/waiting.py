@@ -142,8 +142,9 @@ def is_due(files: Sequence[Waiting], now_ns: int, after_files: int, after_second
     """Whether enough files wait, or one has waited long enough."""
     if not files:
         return False
-    oldest = min(file.since_ns for file in files)
-    return len(files) >= after_files or now_ns - oldest >= after_seconds * 1e9
+    waited_ns = now_ns - min(file.since_ns for file in files)
+    # What was last modified in the future, as far as it says, has not: it would wait until then.
+    return len(files) >= after_files or not 0 <= waited_ns < after_seconds * 1e9
 
 
 def spans(days: Collection[date]) -> list[tuple[date, date]]:

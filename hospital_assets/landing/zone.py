@@ -81,6 +81,8 @@ _HOLDS_RECORDS = ("ready", "companion", "empty", *HELD_BACK)
 _SAME = ("source_profile", "file_sha256")
 #: For each of these many bytes, the files that are read together have the time of one file again.
 _BYTES_IN_A_TURN = 1_000_000_000
+#: Clocks of other machines that write to a share are no further ahead.
+_FAR_NS = 3_600_000_000_000
 _COUNTS = {"source_file": pl.String, "_day": pl.Date, "row_count": pl.Int64, "unreadable_count": pl.Int64}
 
 
@@ -159,7 +161,9 @@ class LandingZone:
             found = self.listed()
         unchanged = _unchanged(known, found, held_back, self)
         if quiet_since_ns is not None:
-            is_quiet = pl.col("file_modified_ns") <= quiet_since_ns
+            # A file of a far future, as far as it says, would never be quiet.
+            far = quiet_since_ns + _FAR_NS
+            is_quiet = ~pl.col("file_modified_ns").is_between(quiet_since_ns, far, closed="right")
             loud = found.filter(~is_quiet, pl.col("obstacle").is_null())["source_file"]
             finished = [name for name in loud if is_finished(self.landing / name)]
             found = found.filter(is_quiet | pl.col("source_file").is_in(finished))

@@ -104,7 +104,7 @@ class Monitor:
         since = [file.since_ns for files in waiting.values() for file in files]
         signals += files_waiting(since, self.alerts.waiting_minutes, wall)
         signals += unreadable_files(ledger, wall)
-        signals += silent_feeds(self._newest_files(ledger), self.alerts.feed_silence_minutes, wall)
+        signals += silent_feeds(self._newest_files(ledger, wall), self.alerts.feed_silence_minutes, wall)
         cooldown = timedelta(minutes=self.alerts.cooldown_minutes)
         opened = self.outbox.record(
             signals,
@@ -255,12 +255,15 @@ class Monitor:
             visits = visit_states(arrived)
         return signals, visits
 
-    def _newest_files(self, ledger: pl.DataFrame) -> dict[str, datetime]:
+    def _newest_files(self, ledger: pl.DataFrame, wall: datetime) -> dict[str, datetime]:
         newest = {}
+        # A file says itself when it was modified, by a clock that may be ahead: it landed no later than it was seen.
+        modified_at = pl.from_epoch("file_modified_ns", "ns").dt.replace_time_zone("UTC").dt.cast_time_unit("us")
+        at = pl.min_horizontal(modified_at, "first_seen_at")
         for feed, subjects in self.feeds.items():
-            landed = ledger.filter(pl.col("subject").is_in(list(subjects)))["file_modified_ns"]
-            if landed.len():
-                newest[feed] = datetime.fromtimestamp(int(landed.max()) / 1e9, UTC)  # type: ignore[arg-type]
+            landed = ledger.filter(pl.col("subject").is_in(list(subjects)), at <= wall).select(at.max()).item()
+            if landed is not None:
+                newest[feed] = landed
         return newest
 
 
