@@ -1185,6 +1185,12 @@ def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypat
         )
         assert "what is running" in asked(instance)
         instance.report_run_failed(run)
+        # Of a day that is no service day any more nothing is checked again.
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                dg.AssetKey("fact_vitals"), "key", passed=False, blocking=True, partition="1999-01-01"
+            )
+        )
         assert asked(instance) == everybody
         # A clock was ahead when they were published.
         with monkeypatch.context() as patched:

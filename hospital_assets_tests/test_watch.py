@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -185,6 +186,29 @@ def test_days_that_any_request_of_a_batch_leaves_stale_are_refreshed(
         loader.load([Request(run_key="a", days=(day, day)), Request(run_key="b", days=(other, other))])
     assert [span for job, span in asked if job == "full_refresh"] == [(day, day), (other, other)]
     assert asked[2:] == [("refresh_stale_partitions", (day, day))]
+
+
+def test_a_day_that_passes_among_others_holds_no_publication(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcome(**of: Any) -> dg.AssetCheckEvaluation:
+        return dg.AssetCheckEvaluation(dg.AssetKey("fact_vitals"), "key", blocking=True, **of)
+
+    passed = SimpleNamespace(
+        is_step_failure=False,
+        is_step_materialization=False,
+        event_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+        asset_check_evaluation_data=outcome(passed=True),
+    )
+    monkeypatch.setattr(watch_module, "execute", lambda *_: SimpleNamespace(all_events=[passed], run_id="r"))
+    with dagster_instance(copied) as instance:
+        for day in ("2026-03-10", "2026-03-12"):
+            instance.report_runless_asset_event(outcome(passed=False, partition=day))
+        loader = Loader(build_definitions(copied), copied, instance)
+        loader.load([Request(run_key="a", days=(date(2026, 3, 11), date(2026, 3, 12)))])
+        info = instance.event_log_storage.get_asset_check_partition_info([outcome(passed=True).asset_check_key])
+        status = {day.partition_key: day.latest_execution_status.value for day in info}
+    assert (status["2026-03-10"], status["2026-03-12"]) == ("FAILED", "SUCCEEDED")
 
 
 def _break(*_: object) -> None:

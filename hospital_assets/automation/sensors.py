@@ -7,7 +7,7 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from hospital_assets.landing.waiting import spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals, run_signal
 from hospital_assets.live.monitor import open_monitor
+from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
@@ -225,7 +226,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         if last and _rests(last[0], clock().timestamp()):
             return dg.SkipReason("a publication has only just ended")
         graph = context.repository_def.asset_graph if context.repository_def else None
-        if held := _held_by(instance, graph):
+        if held := _held_by(instance, graph, service_periods(settings).get_partition_keys()):
             return dg.SkipReason(f"held until it passes: {held}")
         request = dg.RunRequest(run_key=run_key, asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles])
         return dg.SensorResult(run_requests=[request], cursor=run_key)
@@ -279,8 +280,12 @@ def _news(instance: dg.DagsterInstance, copies: Sequence[str]) -> str:
     return "" if has_all or not built else f"what was built at {built}"
 
 
-def _held_by(instance: dg.DagsterInstance, graph: Any) -> str:
-    """The blocking check of a table that has failed for a day and has not passed since; empty where none has."""
+def _held_by(instance: dg.DagsterInstance, graph: Any, days: Collection[str]) -> str:
+    """The blocking check of a table that has failed for a day and has not passed since; empty where none has.
+
+    Args:
+        days: the partitions; what is none any more is not checked again.
+    """
     if graph is None:
         return ""
     blocking = [
@@ -289,7 +294,8 @@ def _held_by(instance: dg.DagsterInstance, graph: Any) -> str:
         if graph.get_check_spec(key).blocking and key.asset_key.path[-1] in CONTRACTS
     ]
     for info in instance.event_log_storage.get_asset_check_partition_info(blocking):
-        if info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED:
+        has_failed = info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED
+        if has_failed and (info.partition_key is None or info.partition_key in days):
             day = f" of {info.partition_key}" if info.partition_key else ""
             return f"{info.check_key.name} of {info.check_key.asset_key.path[-1]}{day}"
     return ""

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from hospital_assets.automation.failures import in_words
 from hospital_assets.automation.instance import dagster_instance, scratch_instance
@@ -49,6 +50,7 @@ from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import check_signals
 from hospital_assets.live.monitor import Monitor, open_monitor
 from hospital_assets.logs import is_json
+from hospital_assets.partitions import period_start, service_periods
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import WarehouseLockedError, open_warehouse
 
@@ -84,12 +86,17 @@ class BatchError(ValueError):
 
 @dataclass
 class Batch:
-    """What a batch has stored, to be reported to Dagster."""
+    """What a batch has stored, to be reported to Dagster.
+
+    Attributes:
+        over: the checks of each job that ran over days, and these.
+    """
 
     days: list[date]
     files: int
     materializations: list[dg.AssetMaterialization] = field(default_factory=list)
     checks: list[dg.AssetCheckEvaluation] = field(default_factory=list)
+    over: list[tuple[Span, list[dg.AssetCheckEvaluation]]] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -268,7 +275,7 @@ class Loader:
             )
         for materialization in batch.materializations:
             self._instance.report_runless_asset_event(materialization)
-        for check in batch.checks:
+        for check in [*batch.checks, *(found for each in batch.over for found in self._passed_since(*each))]:
             self._instance.report_runless_asset_event(check)
         batch.seconds = time.perf_counter() - started
         return batch
@@ -283,9 +290,28 @@ class Loader:
         failed = [event for event in result.all_events if event.is_step_failure]
         if failed:
             raise BatchError(failure_of(failed[0]), outcome_of(failed))
+        checks = []
         for event in result.all_events:
             if event.is_step_materialization:
                 batch.materializations.append(event.step_materialization_data.materialization)
             elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
-                batch.checks.append(event.asset_check_evaluation_data)
+                checks.append(event.asset_check_evaluation_data)
+        batch.checks += checks
+        if span is not None:
+            batch.over.append((span, checks))
         return result.all_events
+
+    def _passed_since(
+        self, span: Span, checks: Sequence[dg.AssetCheckEvaluation]
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Blocking checks that passed over several days, for each of these that had failed and holds publications."""
+        first, last = (period_start(day, self._settings).isoformat() for day in span)
+        days = [day for day in service_periods(self._settings).get_partition_keys() if first <= day <= last]
+        passed = {c.asset_check_key: c for c in checks if c.partition is None and c.blocking and c.passed}
+        storage = self._instance.event_log_storage
+        for day in storage.get_asset_check_partition_info(list(passed), partition_keys=days):
+            if day.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED:
+                check = passed[day.check_key]
+                yield dg.AssetCheckEvaluation(
+                    check.asset_key, check.check_name, passed=True, blocking=True, partition=day.partition_key
+                )
