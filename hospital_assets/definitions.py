@@ -95,7 +95,7 @@ def build_definitions(settings: Settings, engine: EngineSettings | None = None) 
             sources_sensor(settings),
             stale_partitions_sensor(settings),
             publications_sensor(settings),
-            *([mirror_sensor()] if settings.mirror.address else []),
+            *([mirror_sensor(settings)] if settings.mirror.address else []),
             alerts_sensor(settings, landing),
             *run_outcome_sensors(settings),
         ],

@@ -70,6 +70,7 @@ from hospital_assets.publishing.small_cells import Line, determined, protect_sma
 from hospital_assets.publishing.withdrawn import why_withdrawn
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Warehouse, open_warehouse
+from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.helpers import publish, warehouse_copy
 
 KEY = SecretKey(b"0123456789abcdef" * 2)
@@ -1199,6 +1200,14 @@ def test_what_was_built_is_published_once_it_has_ended(tmp_path: Path, monkeypat
         assert "nothing was built since" in asked(instance)
         made("kpi_conditions")
         assert asked(instance) == everybody
+        # Whoever loaded was killed before it had reported what it built.
+        made(*everybody)
+        assert "nothing was built since" in asked(instance)
+        loaded = ledger_copy(settings.warehouse_file)
+        loaded.parent.mkdir(parents=True)
+        loaded.touch()
+        os.utime(loaded, (2e9, 2e9))
+        assert asked(instance) == everybody and "was tried" in asked(instance)
 
 
 def test_a_publication_leaves_the_warehouse_to_others_for_a_while() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.delta import KEPT_DAYS, DeltaTables
 from hospital_assets.warehouse.dialect import lazy
 from hospital_assets.warehouse.io_manager import WarehouseResource
+from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.test_delta import FLOW, WHOLE, live, put, rows_of, stored
 
 
@@ -79,8 +81,9 @@ def test_the_schedule_runs_it(tmp_path: Path) -> None:
 
 
 def test_what_was_built_is_mirrored_once_it_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sensor = mirror_sensor()
-    with dagster_instance(Settings(tmp_path)) as instance:
+    settings = Settings(tmp_path)
+    sensor = mirror_sensor(settings)
+    with dagster_instance(settings) as instance:
 
         def asked() -> str:
             answer = sensor(dg.build_sensor_context(instance))
@@ -100,6 +103,15 @@ def test_what_was_built_is_mirrored_once_it_has_ended(tmp_path: Path, monkeypatc
         assert "nothing was built" in asked()
         instance.report_runless_asset_event(dg.AssetMaterialization("kpi_conditions"))
         assert asked() not in (first, "")
+        # Whoever loaded was killed before it had reported what it built.
+        instance.report_runless_asset_event(dg.AssetMaterialization("delta_mirror"))
+        assert "nothing was built" in asked()
+        loaded = ledger_copy(settings.warehouse_file)
+        loaded.parent.mkdir(parents=True)
+        loaded.touch()
+        os.utime(loaded, (2e9, 2e9))
+        killed = asked()
+        assert killed not in (first, "") and asked() == killed
 
 
 def test_the_asset_mirrors_and_says_what_it_wrote(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
 from hospital_assets.sources.pull import PULL_SECONDS, pull
 from hospital_assets.sources.upstream import report_brought
+from hospital_assets.warehouse.loads import last_loaded_at
 
 #: Between two looks at what landed; who wants files within seconds has `hospital watch`. A tick that finds nothing
 #: costs Dagster's daemon more than it costs us.
@@ -214,7 +215,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         except KeyMissingError as error:
             roles = [role for role in policy.roles if not policy.needs_key(role)]
             without_key = f"; for other roles than {', '.join(roles) or 'none'}: {error}"
-        news = _news(instance, [f"publication_{role}" for role in roles])
+        news = _news(settings, instance, [f"publication_{role}" for role in roles])
         if not news:
             return dg.SkipReason(f"nothing was built since the last publication{without_key}")
         run_key = f"{news} for {', '.join(roles)}"
@@ -234,7 +235,7 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
     return sensor
 
 
-def mirror_sensor() -> dg.SensorDefinition:
+def mirror_sensor(settings: Settings) -> dg.SensorDefinition:
     """The sensor that mirrors what a build or refresh has changed, once it has ended; one try for each change."""
 
     @dg.sensor(
@@ -246,7 +247,7 @@ def mirror_sensor() -> dg.SensorDefinition:
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         instance = kept_instance(context)
-        news = _news(instance, [MIRROR])
+        news = _news(settings, instance, [MIRROR])
         if not news:
             return dg.SkipReason("nothing was built since the last mirroring")
         if instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
@@ -268,16 +269,19 @@ def _rests(publication: dg.RunRecord, now: float) -> bool:
     return 0 <= now - publication.end_time < 2 * (publication.end_time - publication.start_time)
 
 
-def _news(instance: dg.DagsterInstance, copies: Sequence[str]) -> str:
-    """What was built last, where one of some assets made of all tables is older; else empty."""
+def _news(settings: Settings, instance: dg.DagsterInstance, copies: Sequence[str]) -> str:
+    """What was built or loaded last, where one of some assets made of all tables is older; else empty."""
     records = instance.get_asset_records([dg.AssetKey(name) for name in (*_LAST_TABLES, *copies)])
     entries = [record.asset_entry for record in records]
     made = {entry.asset_key.path[-1]: last for entry in entries if (last := entry.last_materialization_record)}
     # By number: times are those of clocks, which may have been ahead.
     built = max((made[name].storage_id for name in _LAST_TABLES if name in made), default=0)
+    # Who was killed after the commit could not report what was built.
+    loaded_at = last_loaded_at(settings.warehouse_file)
+    loaded = loaded_at.timestamp() if loaded_at else 0.0
     newest = [made.get(name) for name in copies]
-    has_all = all(copy and copy.storage_id >= built for copy in newest)
-    return "" if has_all or not built else f"what was built at {built}"
+    has_all = all(copy and copy.storage_id >= built and copy.timestamp >= loaded for copy in newest)
+    return "" if has_all or not (built or loaded) else f"what was built at {built} and loaded at {loaded}"
 
 
 def _held_by(instance: dg.DagsterInstance, graph: Any, days: Collection[str]) -> str:
