@@ -949,6 +949,16 @@ def test_metrics_and_the_doctor_know_how_backups_stand(
     capsys.readouterr()
 
 
+def test_a_backup_after_a_damaged_one_is_whole(home: Settings, folder: Path) -> None:
+    """Of the right size are also objects in which a bit has turned."""
+    first = made(home).backup
+    for name in set(first.objects) - {first.manifest}:
+        content = path_of(folder, name).read_bytes()
+        path_of(folder, name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert main(["--data-dir", str(home.data_dir), "backup", "verify"]) == 1
+    assert verify_backup(home, folder, made(home, hours=1).backup).problems == ()
+
+
 @pytest.mark.fast_as("digests")
 @pytest.mark.parametrize(
     "content", ["", "x", "[]", "{}x", '{"a": 1}', '{"a": {"digests": ["x", true]}}', '{"a": {"digests": 1}}']

@@ -254,7 +254,7 @@ def standing(folder: Path) -> Standing:
                 depth: max((moment(one[depth][0]) for one in kept if depth in one and one[depth][1]), default=None)
                 for depth in DEPTHS
             }
-            damaged = sum(any(not is_whole for _, is_whole in one.values()) for one in kept)
+            damaged = sum(map(_is_damaged, kept))
             found.append(Standing(len(headers), _header(headers[-1]) if headers else None, verified, damaged))
         except Exception as error:
             found.append(error)
@@ -312,6 +312,20 @@ def _noted(folder: Path) -> dict[str, dict[str, tuple[str, bool]]]:
         raise BackupError(str(error)) from None
     except (ValueError, TypeError, AttributeError):
         raise BackupError(f"{folder / _VERIFIED} is not what was written there: delete it") from None
+
+
+def _is_damaged(noted: Mapping[str, tuple[str, bool]]) -> bool:
+    """Whether a backup was not whole when it was last verified, by what was noted of it."""
+    return any(not is_whole for _, is_whole in noted.values())
+
+
+def _is_doubted(folder: Path, of: Sequence[Backup]) -> bool:
+    """Whether one of the backups in a folder was not whole when it was last verified, as far as can be read."""
+    try:
+        noted = _noted(folder)
+    except BackupError:
+        return True
+    return any(_is_damaged(noted.get(backup.name, {})) for backup in of)
 
 
 def moment(name: str) -> datetime:
@@ -411,7 +425,9 @@ def create_backup(
                 )
             if any(backup.name >= name for backup in earlier):
                 raise BackupError(f"{folder} holds a backup of this second or later: is the clock right?")
-            objects = Objects(folder, _key(settings, "backup names"), tuple(recipients), _known(earlier))
+            objects = Objects(
+                folder, _key(settings, "backup names"), tuple(recipients), _known(earlier), _is_doubted(folder, earlier)
+            )
             sweep(folder, objects.known)
             held, problems = _stage(settings, staging, log, say)
             rows = _rows_of(staging)

@@ -169,6 +169,7 @@ class Objects:
         name_key: names are hashes under it.
         recipients: whom new objects are sealed for, as in the settings; none: they are packed only.
         known: objects that are in the folder.
+        is_doubted: whether one of them was found damaged: what is there is looked at before it counts.
         added: how many bytes of objects were written since it was opened.
     """
 
@@ -176,6 +177,7 @@ class Objects:
     name_key: bytes
     recipients: tuple[str, ...]
     known: dict[str, Content]
+    is_doubted: bool = False
     added: int = 0
     _sealing: list[Any] = field(init=False, repr=False)
     _new: list[Path] = field(default_factory=list, init=False, repr=False)
@@ -190,7 +192,7 @@ class Objects:
         return digest + (".zst.age" if self.recipients else ".zst")
 
     def put(self, source: Path, content: Content) -> str:
-        """Have a file's content in the folder; where it is already, nothing is written. Returns its name.
+        """Have a file's content in the folder; where it is already, whole, nothing is written. Returns its name.
 
         What was appended to the file since its content was looked at is left out.
 
@@ -202,7 +204,8 @@ class Objects:
         path = path_of(self.folder, name)
         with contextlib.suppress(OSError):
             if name in self.known and path.stat().st_size == self.known[name].bytes:
-                return name
+                if not (self.is_doubted and check(self.folder, name, self.known[name])):
+                    return name
         with source.open("rb") as read, replacing(path, mode=0o600) as temporary, temporary.open("wb") as written:
             packing, digesting = _Packing(read, content.bytes), _Digesting(written)
             self._seal(packing, digesting)
