@@ -15,7 +15,7 @@ from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.recovery import history as module
 from hospital_assets.recovery.history import HistoryError, restore, version_at
-from hospital_assets.recovery.snapshots import snapshots, take_snapshot
+from hospital_assets.recovery.snapshots import SnapshotError, snapshots, take_snapshot
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import Period, Warehouse, open_warehouse
 from hospital_assets_tests.helpers import tables, warehouse_copy
@@ -78,6 +78,10 @@ def test_snapshots_are_chosen_by_time_and_old_ones_go(taken: tuple[Settings, War
         take_snapshot(settings, NOW + timedelta(hours=hours), 3)
     assert [s.taken_at for s in snapshots(settings)] == [NOW + timedelta(hours=h) for h in (1, 2, 3)]
     assert version_at(settings, VISITS, NOW + timedelta(hours=2, minutes=30), NOW + DAY).at.hour == 11
+    # A clock that was ahead has named one: of others it would count as the newest.
+    with pytest.raises(SnapshotError, match="is the clock right"):
+        take_snapshot(settings, NOW + timedelta(hours=2), 3)
+    assert len(snapshots(settings)) == 3
     with pytest.raises(HistoryError, match="the oldest is of 2026-03-14 10:00"):
         version_at(settings, VISITS, NOW, NOW + DAY)
     with pytest.raises(HistoryError, match="still to come"):

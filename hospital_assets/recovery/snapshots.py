@@ -60,14 +60,20 @@ def take_snapshot(settings: Settings, taken_at: datetime, keep: int) -> tuple[Sn
         keep: how many snapshots to keep, this one included.
 
     Raises:
-        SnapshotError: nothing was ever built, or there is not enough room on the disk.
+        SnapshotError: nothing was ever built, there is not enough room on the disk, or a later one is there.
     """
     if not settings.warehouse_file.exists():
         raise SnapshotError(f"{settings.warehouse_file} is missing: run `hospital build` first")
     event = Event(system_actor(), "snapshot", statement="the warehouse as it is")
     # While it is open here, no other process writes.
     with audited(settings, event), open_warehouse(settings.warehouse_file) as warehouse:
-        _copy(warehouse, settings, taken_at)
+        file = snapshots_folder(settings) / f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%f}Z.duckdb"
+        for snapshot in snapshots(settings):
+            if snapshot.file.name >= file.name:
+                raise SnapshotError(
+                    f"{snapshot.file} is of this moment or later: is the clock right? If it is, move that file away"
+                )
+        _copy(warehouse, file)
         every = snapshots(settings)
         old = every[: max(0, len(every) - keep)]
         for snapshot in old:
@@ -75,9 +81,9 @@ def take_snapshot(settings: Settings, taken_at: datetime, keep: int) -> tuple[Sn
     return every[-1], old
 
 
-def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
+def _copy(warehouse: Warehouse, file: Path) -> None:
     """Copy the warehouse file: a snapshot is whole or not there."""
-    folder = snapshots_folder(settings)
+    folder = file.parent
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     size = settled_size(warehouse)
     if free_bytes(folder) < 2 * size:
@@ -85,7 +91,6 @@ def _copy(warehouse: Warehouse, settings: Settings, taken_at: datetime) -> None:
             f"a snapshot needs {size / 1e6:,.0f} MB and the disk is nearly full: lower "
             "retention.keep_snapshots in the policy, or make room"
         )
-    file = folder / f"{taken_at.astimezone(UTC):%Y%m%dT%H%M%S%f}Z.duckdb"
     with replacing(file, is_durable=True, mode=0o600) as temporary:
         shutil.copyfile(warehouse.file, temporary)
         read_whole(warehouse.connection, temporary)
