@@ -90,6 +90,31 @@ def test_services_that_nobody_asked_for_are_not_installed(tmp_path: Path, capsys
     assert "systemctl enable" in capsys.readouterr().out
 
 
+def test_what_lies_outside_the_data_directory_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(tmp_path / "data", mirror=MirrorSettings(str(tmp_path / "mirror")))
+    write_settings(settings)
+    mirror, lake = tmp_path / "mirror", tmp_path / "lake"
+
+    def deployed(target: str, name: str) -> str:
+        assert main(["--data-dir", str(settings.data_dir), "deploy", target, "--into", str(tmp_path / target)]) == 0
+        return (tmp_path / target / name).read_text()
+
+    monkeypatch.setenv("HOSPITAL_LAKE", str(lake))
+    keys = "/var/lib/hospital-keys"
+    for service in ("code", "dashboard"):
+        unit = deployed("systemd", f"hospital-{service}.service")
+        assert f"ReadWritePaths={settings.data_dir} {keys} -{mirror} -{lake}\n" in unit
+    services = yaml.safe_load(deployed("containers", "compose.yaml"))["services"]
+    assert {f"{mirror}:{mirror}", f"{lake}:{lake}"} <= set(services["code"]["volumes"])
+    assert f"make {mirror} first" in capsys.readouterr().out
+    # What lies inside is there already, and an object store is no folder.
+    monkeypatch.setenv("HOSPITAL_LAKE", "s3://bucket/lake")
+    write_settings(replace(settings, mirror=MirrorSettings("mirror")))
+    assert f"ReadWritePaths={settings.data_dir} {keys}\n" in deployed("systemd", "hospital-code.service")
+
+
 @pytest.mark.parametrize("name", ["with space", "100%", "two\nlines", 'quote"', "päth"])
 def test_a_path_that_systemd_takes_for_something_else_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot stand in a unit"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hospital_assets.operations.nginx import PREFIX, nginx_configuration, write_configuration
 from hospital_assets.operations.services import ENVIRONMENT_FILE, SERVICES, container_files, systemd_units, write_units
-from hospital_assets.settings import Settings, SettingsError
+from hospital_assets.settings import Settings, SettingsError, engine_from_environment
 
 if TYPE_CHECKING:
     from hospital_assets.cli.console import Commands
@@ -110,8 +110,9 @@ def _systemd(options: argparse.Namespace, settings: Settings) -> int:
     program = Path(sys.executable).with_name("hospital")
     if not program.exists():
         raise SettingsError(f"{program} is not there: install the package with pip, then run this with its command")
+    folders = _outside(settings)
     units = systemd_units(
-        program, settings.data_dir.resolve(), options.user, options.keys.resolve(), tuple(options.also)
+        program, settings.data_dir.resolve(), options.user, options.keys.resolve(), tuple(options.also), folders
     )
     for path in write_units(units, options.into):
         print(path)
@@ -119,19 +120,29 @@ def _systemd(options: argparse.Namespace, settings: Settings) -> int:
         f"hospital: secrets and settings of the environment go into {ENVIRONMENT_FILE}; then `systemctl daemon-reload` "
         "and `systemctl enable --now hospital.target`"
     )
+    for folder in folders:
+        print(f"hospital: make {folder} first, and let it belong to {options.user}")
     return 0
 
 
 def _containers(options: argparse.Namespace, settings: Settings) -> int:
     data_dir, keys = settings.data_dir.resolve(), options.keys.resolve()
-    files = container_files(data_dir, options.user, keys, tuple(options.also), settings.backup.folder)
+    folders = _outside(settings)
+    files = container_files(data_dir, options.user, keys, tuple(options.also), settings.backup.folder, folders)
     for path in write_units(files, options.into):
         print(path)
+    owned = ", ".join(map(str, (data_dir, keys, *folders)))
     print(
-        f"hospital: put the wheel into {options.into}, make {data_dir} and {keys} belong to user {options.user} alone, "
+        f"hospital: put the wheel into {options.into}, make {owned} belong to user {options.user} alone, "
         "then `docker compose up --build --detach` there"
     )
     return 0
+
+
+def _outside(settings: Settings) -> tuple[Path, ...]:
+    """Folders outside the data directory that services write: the mirror's, and the lake's where one is named."""
+    named = [Path(name).resolve() for name in (settings.mirror_root, engine_from_environment().lake) if name[:1] == "/"]
+    return tuple(folder for folder in named if not folder.is_relative_to(settings.data_dir.resolve()))
 
 
 def _nginx(options: argparse.Namespace, settings: Settings) -> int:

@@ -106,7 +106,7 @@ TimeoutStopSec=60
 KillMode=mixed
 MemoryMax={memory}M
 UMask=0077
-ReadWritePaths={data_dir} {keys}
+ReadWritePaths={written}
 ProtectSystem=strict
 ProtectHome=true
 PrivateTmp=true
@@ -144,7 +144,12 @@ WantedBy=multi-user.target
 
 
 def systemd_units(
-    program: Path, data_dir: Path, user: str, keys: Path, optional: tuple[str, ...] = ()
+    program: Path,
+    data_dir: Path,
+    user: str,
+    keys: Path,
+    optional: tuple[str, ...] = (),
+    folders: tuple[Path, ...] = (),
 ) -> dict[str, str]:
     """The unit files, by name.
 
@@ -154,11 +159,12 @@ def systemd_units(
         user: who the services run as, and their group.
         keys: folder of the keys and of the anchors of the audit log, outside the data directory, writable by the user.
         optional: names of optional services that are wanted, too.
+        folders: others that they write, as that of a mirror outside the data directory.
 
     Raises:
         SettingsError: a path or name holds what systemd takes for something else.
     """
-    for text in (str(program), str(data_dir), user, str(keys)):
+    for text in map(str, (program, data_dir, user, keys, *folders)):
         if not re.fullmatch(r"[\w./@+-]+", text, re.ASCII):
             raise SettingsError(f"'{text}' cannot stand in a unit: letters, digits and ./@+-_ only")
     units = {}
@@ -171,6 +177,8 @@ def systemd_units(
             user=user,
             data_dir=data_dir,
             keys=keys,
+            # One that is not there stops no service.
+            written=" ".join([str(data_dir), str(keys), *(f"-{folder}" for folder in folders)]),
             environment_file=ENVIRONMENT_FILE,
             code_socket=_CODE_SOCKET,
             program=program,
@@ -215,7 +223,12 @@ _HEALTH = {
 
 
 def container_files(
-    data_dir: Path, user: int, keys: Path, optional: tuple[str, ...] = (), backups: str = ""
+    data_dir: Path,
+    user: int,
+    keys: Path,
+    optional: tuple[str, ...] = (),
+    backups: str = "",
+    folders: tuple[Path, ...] = (),
 ) -> dict[str, str]:
     """A Containerfile, and a compose.yaml of the same services, by name.
 
@@ -225,6 +238,7 @@ def container_files(
         keys: folder of the keys and of the anchors of the audit log, outside the data directory, writable by the user.
         optional: names of optional services that are wanted, too.
         backups: folder of backups, to say how they stand; empty where there is none.
+        folders: others that they write, as that of a mirror outside the data directory.
 
     Raises:
         SettingsError: they would run as root.
@@ -249,6 +263,7 @@ def container_files(
             "volumes": [
                 *(f"{data_dir}:/data", f"{keys}:/keys", f"code:{_CODE_SOCKET.parent}"),
                 *([f"{backups}:{backups}:ro"] if backups else []),
+                *(f"{folder}:{folder}" for folder in folders),
             ],
             "mem_limit": f"{service.memory_megabytes}m",
             # Runs and transactions end by themselves; what is cut off is made again.
