@@ -16,6 +16,7 @@ import re
 import shutil
 import sqlite3
 import stat
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ _TEMPORARY = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\d+\.t
 _NUMBERS = itertools.count(1)
 #: A name has 255 bytes at most, and those that are being written are longer than what they will be.
 _LONGEST_STEM = 180
+#: Nobody writes one file for longer without a pause.
+_LONGEST_WRITING_SECONDS = 2 * 86_400
 #: Folders in which this process has looked for what killed writers left.
 _SWEPT: set[Path] = set()
 
@@ -36,7 +39,7 @@ def replacing(path: Path, *, is_durable: bool = False, mode: int | None = None) 
 
     Readers see all of it or what was there before. Until then it has a name that no other writer uses, which
     begins with a dot and ends in `.tmp`. An error removes it; what a killed process left, the next one on the
-    same machine removes when it first writes into that folder.
+    same machine removes when it first writes into that folder, or any one days later.
 
     Args:
         path: the file; its folder is made.
@@ -265,18 +268,30 @@ def _machine() -> str:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed writers of this machine left in a folder; once a process, however many files there are."""
+    """Remove what killed writers left in a folder; once a process, however many files there are."""
     if folder in _SWEPT:
         return
     _SWEPT.add(folder)
     for entry in os.scandir(folder):
-        found = _TEMPORARY.fullmatch(entry.name)
-        if found and found["machine"] == _machine() and not _is_alive(int(found["process"])):
+        if _is_left(entry):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
                 continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry.path)  # noqa: PTH108  (a hundred thousand entries are normal)
+
+
+def _is_left(entry: os.DirEntry[str]) -> bool:
+    """Whether a killed writer left it: one of this machine, or of a container or machine that may be no more."""
+    found = _TEMPORARY.fullmatch(entry.name)
+    if not found:
+        return False
+    if found["machine"] == _machine():
+        return not _is_alive(int(found["process"]))
+    with contextlib.suppress(FileNotFoundError):
+        # Of a copy the time of modification may be that of what was copied.
+        return time.time() - entry.stat(follow_symlinks=False).st_ctime > _LONGEST_WRITING_SECONDS
+    return False
 
 
 def _is_alive(process: int) -> bool:

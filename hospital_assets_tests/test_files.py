@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,9 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "first" and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_writer_left_is_removed_by_the_next_one_on_its_machine(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_removed_by_the_next_one_on_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = (
         "import os, sys; from pathlib import Path; from hospital_assets.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as temporary:\n"
@@ -121,6 +124,14 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_on_its_machine(tmp
     ours.touch()
     replace_text(tmp_path / "b", "x")
     assert {path for path in tmp_path.iterdir() if path.name.startswith(".")} == {others, ours}
+    # A container that is started again is another machine: days later none is writing any more.
+    os.utime(others, (0, 0))
+    for days in (1, 3):
+        monkeypatch.setattr("hospital_assets.files._SWEPT", set())
+        monkeypatch.setattr(time, "time", lambda now=time.time() + days * 86_400: now)
+        replace_text(tmp_path / "b", "x")
+        assert others.exists() is (days == 1) and ours.exists()
+        monkeypatch.undo()
 
 
 def test_a_durable_file_is_flushed_before_its_name_and_the_name_after(
