@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import itertools
@@ -35,6 +36,7 @@ from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.sensors import _rests, publications_sensor
 from hospital_assets.cli import main
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.dashboard.pages.governance import retention_queue
 from hospital_assets.dashboard.pages.menu import MENU, pages_of
 from hospital_assets.definitions import build_definitions
 from hospital_assets.publishing import leaks, publications
@@ -1057,6 +1059,22 @@ def test_publications_of_audiences_that_are_no_more_are_deleted(
     kept.mkdir()
     narrowed = _RESEARCHER.replace("[roles.researcher]", '[roles.researcher]\nrows = "own_hospital"', 1)
     policy.write_text(TEXT + narrowed, encoding="utf-8")
+    real = shutil.rmtree
+
+    def refused(path: Path | str, **options: Any) -> None:
+        if Path(path).name == "researcher":
+            raise OSError(errno.EIO, "Input/output error")
+        real(path, **options)
+
+    # What cannot be deleted is said, keeps nobody waiting, and is deleted the next time.
+    with monkeypatch.context() as patched:
+        patched.setattr(publications.shutil, "rmtree", refused)
+        (failure,) = run_publish(build_definitions(settings), settings, ["researcher"]).failures
+    assert "cannot be deleted" in failure and "published/researcher" in failure
+    assert "researcher-H2" in publications.published_audiences(settings.data_dir)
+    left = (settings, load_policy(settings), read_entries(settings), NOW)
+    assert publications.withdrawn_audiences(settings.data_dir, left[1]) == ["researcher"]
+    assert [(row["what"], row["due"]) for row in retention_queue(*left, ["researcher"])][0] == ("Publication", "at once")
     assert run_publish(build_definitions(settings), settings, ["researcher"]).failures == []
     found = publications.published_audiences(settings.data_dir)
     assert "researcher-H2" in found and "researcher" not in found

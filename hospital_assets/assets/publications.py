@@ -81,14 +81,17 @@ def publications_asset(policy: Policy) -> dg.AssetsDefinition:
     ) -> Iterator[Any]:
         settings = clock.settings
         own_policy = load_policy(settings)
+        failures: list[Exception] = []
         for audience in withdrawn_audiences(settings.data_dir, own_policy):
             deleted = json.dumps({"deleted": versions(settings.data_dir, audience)})
-            with audit.before(replace(_event(audience), statement=deleted)):
-                delete_publication(settings.data_dir, audience)
+            try:
+                with audit.before(replace(_event(audience), statement=deleted)):
+                    delete_publication(settings.data_dir, audience)
+            except PublicationError as error:
+                failures.append(error)
         opened = warehouse.open_for_reading()
         roles = [role for role, name in names.items() if dg.AssetKey(name) in context.selected_asset_keys]
         audiences: list[Audience] = []
-        failures: list[Exception] = []
         for role in roles:
             try:
                 audiences += audiences_of(opened, own_policy, role)

@@ -64,6 +64,9 @@ _LOOK_UP_SECONDS = 0.5
 _VERSION = re.compile(r"\d{8}T\d{12}Z")
 #: A hospital's identifier in the name of a folder; of another source with its namespace, as in `hl7v2-adt:SFAC`.
 _HOSPITAL = r"\w[\w.:-]*"
+_AUDIENCE = re.compile(rf"\w+(-{_HOSPITAL})?", re.ASCII)
+#: What is in an audience's folder.
+_IS_OURS = re.compile(rf"{re.escape(_POINTER)}|{_VERSION.pattern}|{re.escape(_BUILDING)}.*")
 
 #: What is older than this against the hospital's clock is stale: on the pages, and in Dagster.
 FRESH_FOR = timedelta(hours=36)
@@ -177,15 +180,27 @@ def published_audiences(data_dir: Path) -> list[str]:
 
 
 def withdrawn_audiences(data_dir: Path, policy: Policy) -> list[str]:
-    """Audiences that have a publication, and that the policy does not make any more."""
-    return [audience for audience in published_audiences(data_dir) if not has_audience(policy, audience)]
+    """Audiences that the policy does not make any more, of which there is a publication or what is left of one."""
+    ours = (path for path in published_folder(data_dir).glob("*/*") if _IS_OURS.fullmatch(path.name))
+    found = {path.parent.name for path in ours if _AUDIENCE.fullmatch(path.parent.name)}
+    return sorted(audience for audience in found if not has_audience(policy, audience))
 
 
 def delete_publication(data_dir: Path, audience: str) -> None:
-    """Delete all versions of an audience; whoever has one open keeps it until it is closed."""
+    """Delete all versions of an audience; whoever has one open keeps it until it is closed.
+
+    Raises:
+        PublicationError: they cannot be deleted, or not all; what is left is still of a withdrawn audience.
+    """
     folder = _audience_folder(data_dir, audience)
-    (folder / _POINTER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        (folder / _POINTER).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise PublicationError(
+            f"the publication {folder} cannot be deleted ({why}), and the policy makes it no more: delete it"
+        ) from error
 
 
 def versions(data_dir: Path, audience: str) -> list[str]:
@@ -215,7 +230,7 @@ def current_version(data_dir: Path, audience: str) -> str:
 
 
 def _audience_folder(data_dir: Path, audience: str) -> Path:
-    if not re.fullmatch(rf"\w+(-{_HOSPITAL})?", audience, re.ASCII):
+    if not _AUDIENCE.fullmatch(audience):
         raise PublicationError("an audience is a role, or a role and a hospital, as in doctor-H1")
     return published_folder(data_dir) / audience
 

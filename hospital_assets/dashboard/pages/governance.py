@@ -28,6 +28,7 @@ from hospital_assets.publishing.publications import (
     published_folder,
     read_manifest,
     versions,
+    withdrawn_audiences,
 )
 from hospital_assets.recovery.snapshots import snapshots
 from hospital_assets.settings import Settings
@@ -88,7 +89,9 @@ def governance(settings: Settings, mart: Mart, now: datetime) -> Page:
         for c in CONTRACTS.values()
         for m in c.measures
     ]
-    queue = retention_queue(settings, policy, looks, now, published)
+    # Also what is left of those whose deletion was interrupted.
+    withdrawn = withdrawn_audiences(settings.data_dir, policy) if hospital is None else []
+    queue = retention_queue(settings, policy, looks, now, sorted({*published, *withdrawn}))
     due = sum(bool(row["is_due"]) for row in queue)
     refused = 0 if looks.is_empty() else looks.filter(pl.col("outcome") == "refused").height
     return Page(
@@ -192,12 +195,12 @@ def retention_queue(
 
     days = policy.retention.keep_days
     for audience in audiences:
-        current = current_version(settings.data_dir, audience)
         if not has_audience(policy, audience):
-            kept = versions(settings.data_dir, audience)
             how = "deleted by the next publishing: the policy makes it no more"
-            add("Publication", audience, len(kept), moment_of(kept[0]), _AT_ONCE, how)
+            if kept := versions(settings.data_dir, audience):
+                add("Publication", audience, len(kept), moment_of(kept[0]), _AT_ONCE, how)
             continue
+        current = current_version(settings.data_dir, audience)
         by_day: dict[date, list[datetime]] = {}
         for version in versions(settings.data_dir, audience):
             at = moment_of(version)
