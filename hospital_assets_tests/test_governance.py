@@ -62,9 +62,11 @@ from hospital_assets.publishing.publications import (
     Made,
     PublicationError,
     audiences_of,
+    moment_of,
     old_versions,
     open_publication,
     published_folder,
+    version_folder,
     versions,
 )
 from hospital_assets.publishing.shown_limits import LIMITS
@@ -1261,13 +1263,44 @@ def test_a_signal_ends_a_publishing_with_those_that_are_at_work(
 
 def test_of_an_hour_that_is_over_the_newest_version_is_kept(tmp_path: Path) -> None:
     policy = load_policy(Settings(tmp_path))
-    folder = published_folder(tmp_path) / "admin"
     # That of 10:30 counts, because those after it were withdrawn.
     names = [f"20260510T{time}00000000Z" for time in ("0901", "0959", "1000", "1030", "1059", "1100", "1101", "1102")]
-    for name in names:
-        (folder / name).mkdir(parents=True)
     now = datetime(2026, 5, 10, 11, 3, tzinfo=UTC)
-    assert old_versions(tmp_path, "admin", policy, now, current=names[3]) == [names[0], names[2]]
+    assert old_versions(names, policy, now, current=names[3]) == [names[0], names[2]]
+
+
+def test_what_counted_then_is_answered_from_or_nothing(
+    spoilt: tuple[Settings, Warehouse], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, _ = spoilt
+    folder = settings.data_dir / "published" / "executive"
+
+    def at(hour: int, minute: int) -> datetime:
+        return datetime(2026, 5, 10, hour, minute, tzinfo=UTC)
+
+    def counted_at(hour: int, minute: int) -> datetime:
+        return moment_of(version_folder(settings.data_dir, "executive", at(hour, minute)).name)
+
+    make(settings, "executive", at(9, 50))
+    # One that was killed before its version counted.
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(publications, "_switch", _interrupt)
+        make(settings, "executive", at(9, 55))
+    assert counted_at(9, 57) == at(9, 50)
+    for hour, minute in ((10, 5), (10, 20), (10, 50), (11, 10)):
+        make(settings, "executive", at(hour, minute))
+    kept = [at(9, 50), at(10, 50), at(11, 10)]
+    assert [moment_of(version) for version in versions(settings.data_dir, "executive")] == kept
+    said = json.loads((folder / "current.json").read_text())["counted"]
+    assert [moment_of(version) for version in said] == [kept[0], at(10, 5), *kept[1:]]
+    assert [counted_at(*then) for then in ((10, 4), (10, 55), (12, 0))] == kept
+    for minute in (5, 30):
+        with pytest.raises(PublicationError, match="is not kept any more"):
+            counted_at(10, minute)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # Small cells

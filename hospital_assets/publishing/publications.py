@@ -138,7 +138,7 @@ def open_publication(
         threads: of DuckDB. Every open in one process must name the same limits.
 
     Raises:
-        PublicationError: there is none, or none as old as `as_of` is kept.
+        PublicationError: there is none, or the one that counted at `as_of` is not kept.
         WithdrawnError: that version shows what today's policy does not.
     """
     for attempt in (1, 2):
@@ -217,9 +217,13 @@ def current_version(data_dir: Path, audience: str) -> str:
     Raises:
         PublicationError: nothing was published for the audience.
     """
+    return str(_pointer(data_dir, audience)["version"])
+
+
+def _pointer(data_dir: Path, audience: str) -> dict[str, Any]:
     pointer = _audience_folder(data_dir, audience) / _POINTER
     try:
-        return str(read_state(pointer, "remove it and `hospital publish`", "version")["version"])
+        return read_state(pointer, "remove it and `hospital publish`", "version")
     except StateError as error:
         raise PublicationError(str(error)) from None
     except FileNotFoundError:
@@ -239,23 +243,30 @@ def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None)
     """The folder of the version that counts, or of the one that did at a time.
 
     Raises:
-        PublicationError: there is none, or none as old as `as_of` is kept.
+        PublicationError: there is none, or the one that counted at `as_of` is not kept.
         WithdrawnError: that version shows what today's policy does not.
     """
-    folder = _audience_folder(data_dir, audience)
-    newest = current_version(data_dir, audience)
+    folder, pointer = _audience_folder(data_dir, audience), _pointer(data_dir, audience)
+    newest = str(pointer["version"])
     if as_of is None:
         return folder / newest
     moment = _version_of(as_of)
     kept = [version for version in versions(data_dir, audience) if version <= newest]
-    older = [version for version in kept if version <= moment]
-    if not older:
+    # Those that an older program wrote do not say which have counted.
+    counted = [version for version in pointer.get("counted", kept) if version <= min(moment, newest)]
+    if not counted:
         raise PublicationError(
             f"no version of '{audience}' from {as_of:%Y-%m-%d %H:%M} or before is kept; the oldest is {kept[0]}"
         )
-    if older[-1] != newest:
-        _refuse_withdrawn(data_dir, folder / older[-1])
-    return folder / older[-1]
+    then = max(counted)
+    if then not in kept:
+        raise PublicationError(
+            f"the version of '{audience}' that counted at {as_of:%Y-%m-%d %H:%M} is not kept any more: of each hour that is "
+            "over, the newest is"
+        )
+    if then != newest:
+        _refuse_withdrawn(data_dir, folder / then)
+    return folder / then
 
 
 def _refuse_withdrawn(data_dir: Path, folder: Path) -> None:
@@ -448,11 +459,18 @@ def _publish(
         manifest["files"] = _files(building)
         replace_text(building / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         flush_all(building)
-        outdated = old_versions(settings.data_dir, audience.name, policy, published_at, current=version)
+        found = versions(settings.data_dir, audience.name)
+        counted = _counted(folder, found)
+        outdated = old_versions([v for v in found if v in counted], policy, published_at, current=version)
+        # A publishing that was killed left one that has never counted.
+        outdated += [v for v in found if v not in counted]
+        stays = {*found, version} - set(outdated)
         made = Made(audience.name, version, manifest, report, tuple(outdated))
         with act(made):
             building.rename(folder / version)
-            _switch(folder, version, manifest)
+            # Of those that are gone, the first after each that stays: it counted no longer.
+            known = [v for before, v in itertools.pairwise(["", *counted, version]) if v in stays or before in stays]
+            _switch(folder, version, manifest, known)
             for old in outdated:
                 shutil.rmtree(folder / old)
     except BaseException:
@@ -461,14 +479,16 @@ def _publish(
     return made
 
 
-def old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime, *, current: str) -> list[str]:
+def old_versions(found: Sequence[str], policy: Policy, now: datetime, *, current: str) -> list[str]:
     """Versions that have been kept for long enough; never the one that counts.
 
     Of those published within an hour, once that hour is over, the newest is kept.
+
+    Args:
+        found: those that are kept, oldest first.
     """
     oldest = _version_of(now - timedelta(days=policy.retention.keep_days))
     this_hour = _hour_of(_version_of(now))
-    found = versions(data_dir, audience)
     newest_of_hour = {_hour_of(version): version for version in found}
 
     def is_one_of_many(version: str) -> bool:
@@ -477,10 +497,19 @@ def old_versions(data_dir: Path, audience: str, policy: Policy, now: datetime, *
     return [v for v in found if (v < oldest or is_one_of_many(v)) and v != current]
 
 
-def _switch(folder: Path, version: str, manifest: Mapping[str, Any]) -> None:
+def _counted(folder: Path, found: Sequence[str]) -> list[str]:
+    """The versions that have counted, as far as it was written down; otherwise all that are kept."""
+    try:
+        return list(read_state(folder / _POINTER, "", "counted")["counted"])
+    except (FileNotFoundError, StateError):
+        return list(found)
+
+
+def _switch(folder: Path, version: str, manifest: Mapping[str, Any], counted: Sequence[str]) -> None:
     """Let a version count: one rename."""
     pointer = {
         "version": version,
+        "counted": counted,
         "published_at": manifest["published_at"],
         "policy_sha256": manifest["policy_sha256"],
         "sha256": manifest["files"][DATABASE]["sha256"],
