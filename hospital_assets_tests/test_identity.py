@@ -601,6 +601,20 @@ def test_a_program_asks_in_the_first_role(place: Place) -> None:
     assert user is not None and user.audience == "admin"
 
 
+def test_a_programs_token_changes_no_role_of_a_session(place: Place) -> None:
+    place.provider.claims["groups"] = BOTH
+    browser, users = place.browser(), place.served.dashboard.users
+    browser.sign_in()
+    acting(browser, "analyst")
+    entries = len(place.served.seen)
+    fewer = person_of({"sub": "1", "groups": BOTH[:1]}, identity_at(place.provider.issuer))
+    asking = users.person(fewer)
+    assert asking is not None and asking.audience == "doctor-H1"
+    now = users.user_of(browser.cookies[COOKIE], DASHBOARD)
+    assert now is not None and now.audiences == ("admin", "doctor-H1", "analyst") and now.audience == "analyst"
+    assert len(place.served.seen) == entries
+
+
 def test_who_is_disabled_here_stays_out_whatever_the_provider_says(place: Place) -> None:
     browser = place.browser()
     browser.sign_in()

@@ -6,7 +6,7 @@ can be nobody. A user acts in one role of the policy, for doctors at one hospita
 the act: what cannot be audited does not happen, and what is refused is in the audit, too.
 
 People of an identity provider are users, too, from their first sign-in on: they have no password here, their roles are
-what the provider last said, and their names (`oidc:ann`) are none that a local account can have. Of several roles a
+what the provider said at the last one, and their names (`oidc:ann`) are none that a local account can have. Of several roles a
 session acts in one at a time: the first to begin with, another once it was chosen.
 """
 
@@ -378,7 +378,7 @@ class Users:
         """Begin a session for somebody whom the provider has vouched for; None when they are disabled here."""
         now = now or datetime.now(UTC)
         with self._transaction():
-            user, is_disabled = self._known_person(person)
+            user, is_disabled = self._known_person(person, signs_in=True)
             event = Event(user.name, "login", user.role, audience=user.audience, client=client)
             if is_disabled or not self._has_audience(user):
                 reason = "disabled here" if is_disabled else "the policy has no such audience"
@@ -387,13 +387,16 @@ class Users:
             return self._new_session(user, kind, now, event, person.session_id, person.id_token)
 
     def person(self, person: Person) -> User | None:
-        """The user of somebody whose token a program has shown; None when they are disabled here."""
+        """The user of somebody whose token a program has shown, in its roles; None when they are disabled here.
+
+        Sessions of theirs go on as they are: a token may state fewer groups than they signed in with.
+        """
         with self._transaction():
-            user, is_disabled = self._known_person(person)
+            user, is_disabled = self._known_person(person, signs_in=False)
         return None if is_disabled or not self._has_audience(user) else user
 
-    def _known_person(self, person: Person) -> tuple[User, bool]:
-        """The user of a person, made or changed as the provider says, and whether they are disabled here."""
+    def _known_person(self, person: Person, *, signs_in: bool) -> tuple[User, bool]:
+        """The user of a person as the provider says, and whether they are disabled here; changed by a sign-in alone."""
         is_theirs, audiences = "issuer = ? and subject = ?", json.dumps(person.audiences)
         found = self._connection.execute(
             f"select name, role, hospital_id, is_disabled, audiences from users where {is_theirs}",
@@ -408,7 +411,7 @@ class Users:
                 [stated.name, stated.role, stated.hospital_id, _text(None), person.issuer, person.subject, audiences],
             )
             self._audit(_of_provider(stated, f"add {stated.name} as {roles}, subject {person.subject[:255]}"))
-        elif User(*found[0][:3]) != stated or found[0][4] != audiences:
+        elif signs_in and (User(*found[0][:3]) != stated or found[0][4] != audiences):
             self._connection.execute(
                 f"update users set role = ?, hospital_id = ?, audiences = ? where {is_theirs}",
                 [stated.role, stated.hospital_id, audiences, person.issuer, person.subject],
