@@ -24,6 +24,7 @@ from hospital_assets.settings import MirrorSettings, Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.delta import KEPT_DAYS, DeltaTables
 from hospital_assets.warehouse.dialect import lazy
+from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets.warehouse.io_manager import WarehouseResource
 from hospital_assets.warehouse.loads import ledger_copy
 from hospital_assets_tests.test_delta import FLOW, WHOLE, live, put, rows_of, stored
@@ -127,6 +128,24 @@ def test_the_asset_mirrors_and_says_what_it_wrote(tmp_path: Path) -> None:
         warehouse.replace(FLOW, lazy(rows_of(FLOW, 1)), WHOLE)
         warehouse.connection.execute(f"update {FLOW.qualified_name} set patients_count = null")
     assert not dg.materialize([asset], resources=resources, raise_on_error=False).success
+
+
+def test_a_file_that_is_gone_from_the_mirror_is_said_and_comes_back(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, mirror=MirrorSettings("mirror"))
+    tables = mirror_of(settings)
+    names = [FLOW.name, "fact_vitals"]
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.replace(FLOW, lazy(rows_of(FLOW, 1, 2)), WHOLE)
+        mirror(settings, warehouse)
+        before = stored(tables, FLOW)
+    assert maintain(settings, tables, names) == {"spared_files": 0, "deleted_files": 0}
+    Path(tables.address(FLOW), live(tables)[0]).unlink()
+    with pytest.raises(WarehouseError, match=f"{FLOW.name}: 1 of its files are gone"):
+        maintain(settings, tables, names)
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        assert mirror(settings, warehouse).whole == [FLOW.name]
+    assert_frame_equal(stored(tables, FLOW), before, check_row_order=False)
+    assert maintain(settings, tables, names)["spared_files"] == 0
 
 
 def test_writing_goes_on_after_it(tmp_path: Path) -> None:

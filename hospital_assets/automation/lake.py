@@ -6,6 +6,7 @@ import dagster as dg
 
 from hospital_assets.access.audit import Event, audited, system_actor
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.recovery.mirror import forget_mirrored
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
 from hospital_assets.warehouse.delta import DeltaTables, of_damage
@@ -17,17 +18,26 @@ def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> 
 
     Raises:
         AuditError: it cannot be audited; then nothing is done.
-        WarehouseError: tables are damaged, or use features of Delta that we do not read; the others are done.
+        WarehouseError: tables are damaged, lack files, or use features of Delta that we do not read; the others are done.
     """
     from deltalake.exceptions import DeltaError
 
     done, failed = {"spared_files": 0, "deleted_files": 0}, []
     asked = f"compact and vacuum {lake.root}, keeping {lake.kept_days} days"
     with audited(settings, Event(system_actor(), "lake", statement=asked)):
+        is_mirror = lake.root == settings.mirror_root
         for contract in (CONTRACTS[name] for name in sorted(tables)):
             try:
+                if is_mirror and (gone := lake.gone(contract)):
+                    with open_warehouse(settings.warehouse_file) as warehouse:
+                        forget_mirrored(warehouse, contract)
+                    failed.append(
+                        f"{contract.name}: {len(gone)} of its files are gone from {lake.root}; the next mirroring, after a "
+                        "build or by `hospital mirror`, writes it whole"
+                    )
+                    continue
                 done["spared_files"] += lake.compact(contract)
-                if lake.root != settings.mirror_root:
+                if not is_mirror:
                     # The view names files, so it follows before any can be deleted.
                     with open_warehouse(settings.warehouse_file) as warehouse:
                         if warehouse.is_view(contract):

@@ -152,6 +152,12 @@ def _mirror(warehouse: Warehouse, tables: DeltaTables, contract: Contract, done:
     return not is_same
 
 
+def forget_mirrored(warehouse: Warehouse, contract: Contract) -> None:
+    """Have the next mirroring write a table whole."""
+    warehouse.make_once(*_MARKS)
+    warehouse.connection.execute(f"delete from {_MARKS[0]} where table_name = ?", [contract.name])
+
+
 def _joined(spans: list[tuple[date, date]]) -> tuple[Period, ...]:
     """Spans of days, sorted, without those that touch or overlap."""
     found: list[Period] = []

@@ -401,6 +401,14 @@ class DeltaTables:
             partitioning=arrow_dataset.partitioning(hive, flavor="hive") if hive else None,
         )
 
+    def gone(self, contract: Contract) -> list[str]:
+        """The files of the newest version, below the table's folder, that are not there."""
+        table = self.open(contract)
+        if table is None:
+            return []
+        there = {path for path, _ in self._written(contract)}
+        return [path for path in self.live(contract, table) if path not in there]
+
     def bytes_on_disk(self, contract: Contract) -> int:
         """Size of a table's files, those of versions before included."""
         import pyarrow.fs as arrow_fs
@@ -435,12 +443,12 @@ class DeltaTables:
         selected = ", ".join(map(quoted, contract.column_names))
         return f"select {selected} from ({' union all by name '.join(sources)})"
 
-    def _written(self, contract: Contract, folder: str) -> list[tuple[str, int]]:
-        """The Parquet files below a folder of a table, and their sizes."""
+    def _written(self, contract: Contract, folder: str = "") -> list[tuple[str, int]]:
+        """The Parquet files below a folder of a table, or of the whole table, and their sizes."""
         import pyarrow.fs as arrow_fs
 
         system, base = self.files()[0], f"{self.folder(contract)}/"
-        selector = arrow_fs.FileSelector(f"{base}{folder}", recursive=True, allow_not_found=True)
+        selector = arrow_fs.FileSelector(f"{base}{folder}".rstrip("/"), recursive=True, allow_not_found=True)
         return sorted(
             (info.path.removeprefix(base), info.size)
             for info in system.get_file_info(selector)
