@@ -323,6 +323,10 @@ def test_two_processes_share_the_work(tmp_path: Path) -> None:
         thread.join()
     assert len(first.alerts()) == 20
     assert first.not_assessed(["sha", "other"]) == {"other"}
+    # Older programs noted the hash of the content alone.
+    digest = hashlib.sha256().hexdigest()
+    first.record([], NOW, assessed=[digest])
+    assert first.not_assessed([f"native:{digest}", f"native:{digest[::-1]}"]) == {f"native:{digest[::-1]}"}
     wall = datetime.now(UTC)
     assert len(first.due(wall)) + len(second.due(wall)) == 20
     first.close()

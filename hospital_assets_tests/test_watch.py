@@ -241,6 +241,32 @@ def test_alerts_come_before_the_load_and_once(copied: Settings, monitor: Monitor
     assert monitor.look().opened == 0
 
 
+def test_the_same_bytes_of_two_sources_are_assessed_for_each(
+    copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.profiles_folder.mkdir(exist_ok=True)
+    native = Path(zone_module.__file__).with_name("profiles").joinpath("native.toml").read_text()
+    (copied.profiles_folder / "other.toml").write_text(native.replace('name = "native"', 'name = "other"', 1))
+    assessed: list[str] = []
+
+    def of_files(_: Monitor, __: LandingZone, ___: pl.DataFrame, new: pl.DataFrame, *____: object) -> Any:
+        assessed.extend(new["source_file"])
+        return [], []
+
+    monkeypatch.setattr(Monitor, "_of_files", of_files)
+    first = land(copied, "same.json", observation("S1", an_adult(copied), 1))
+    monitor.look()
+    second = copied.landing / "other" / "vitals" / "same.json"
+    second.parent.mkdir(parents=True)
+    shutil.copyfile(first, second)
+    monitor.look()
+    monitor.look()
+    assert [name for name in assessed if name.endswith("same.json")] == [
+        "native/vitals/same.json",
+        "other/vitals/same.json",
+    ]
+
+
 def test_only_a_fault_of_its_own_keeps_a_file_from_being_looked_at_again(
     copied: Settings, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,7 +178,7 @@ class Outbox:
             cooldown: what is raised again within this time of its end is the same alert.
             snapshots: rules of which `signals` name everything that is raised, with the moment of
                 the look: their other alerts are over.
-            assessed: content hashes of files that need not be assessed again.
+            assessed: files that need not be assessed again, as `not_assessed` has them.
             visits: visits as just recorded.
         """
         opened = 0
@@ -195,7 +195,7 @@ class Outbox:
                     if row["alert_key"] not in still and not is_newer:
                         self._resolve(row, now)
             self._connection.executemany(
-                "insert or ignore into assessed_files values (?, ?)", [(sha, _text(now)) for sha in assessed]
+                "insert or ignore into assessed_files values (?, ?)", [(file, _text(now)) for file in assessed]
             )
             self._forget(_text(now - REMEMBERED))
         return opened
@@ -367,10 +367,12 @@ class Outbox:
             for row in self._rows("select * from visits where is_waiting and start_at >= ?", _text(since))
         ]
 
-    def not_assessed(self, digests: Collection[str]) -> set[str]:
-        """Those of some content hashes that no look has assessed."""
-        unknown = "select value from json_each(?) where value not in (select file_sha256 from assessed_files)"
-        return {row[0] for row in self._rows(unknown, json.dumps(list(digests)))}
+    def not_assessed(self, files: Collection[str]) -> set[str]:
+        """Those of some files, each as `source:` and the hash of its content, that no look has assessed."""
+        # Older programs noted the hash alone.
+        known = "select file_sha256 from assessed_files"
+        unknown = f"select value from json_each(?) where value not in ({known}) and substr(value, -64) not in ({known})"
+        return {row[0] for row in self._rows(unknown, json.dumps(list(files)))}
 
     def open_subjects(self, rule: str) -> set[str]:
         """The subjects of a rule's open alerts."""

@@ -163,7 +163,9 @@ class Monitor:
             pl.col("state") == "ready",
             pl.col("service_dates").list.max() >= oldest,
         )
-        todo = self.outbox.not_assessed(news["file_sha256"].to_list())
+        # The same bytes of two sources are of two patients.
+        file = pl.format("{}:{}", "source_profile", "file_sha256")
+        todo = self.outbox.not_assessed(news.select(file).to_series().to_list())
         if not todo:
             return [], [], set()
         warehouse_file = Path(self.landing.warehouse.database)
@@ -173,7 +175,7 @@ class Monitor:
             # Nothing was ever built: without time zones and ages nothing can be assessed.
             return [], [], set()
         since = now - timedelta(hours=self.alerts.lookback_hours)
-        new = news.filter(pl.col("file_sha256").is_in(list(todo)))
+        new = news.filter(file.is_in(list(todo)))
         try:
             return *self._of_files(zone, ledger, new, hospitals, patients, since), todo
         except FAILURES as error:
@@ -183,17 +185,17 @@ class Monitor:
         signals: list[Signal] = []
         visits: list[VisitState] = []
         again: set[str] = set()
-        for (sha,), rows in new.group_by("file_sha256", maintain_order=True):
+        for (name,), rows in new.group_by(file.alias("file"), maintain_order=True):
             try:
                 found = self._of_files(zone, ledger, rows, hospitals, patients, since)
             except FAILURES as error:
                 heed_interruption(error)
                 outcome = "raises no alerts"
                 if _is_of_the_moment(error):
-                    again.add(str(sha))
+                    again.add(str(name))
                     outcome = "is looked at again"
                 _LOG.warning("%s %s: %s", label_of(rows["source_file"][0]), outcome, type(error).__name__)
-                _LOG.debug("file %s", sha, exc_info=error)
+                _LOG.debug("file %s", name, exc_info=error)
                 continue
             signals += found[0]
             visits += found[1]
