@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,22 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    SensorInstigatorData,
+    TickData,
+    TickStatus,
+)
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.runs.sqlite import SqliteRunStorage
+from dagster._daemon.sensor import get_elapsed
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
@@ -41,6 +56,37 @@ def test_a_home_has_the_package_s_settings_and_its_history_in_files(tmp_path: Pa
     assert {"history/runs.db", "history/runs/index.db", "schedules/schedules.db"} <= files
     written = yaml.safe_load((tmp_path / "dagster" / "dagster.yaml").read_text())
     assert written["concurrency"]["pools"]["default_limit"] == 1
+
+
+def test_a_clock_that_was_ahead_holds_up_no_sensor_and_no_schedule(tmp_path: Path) -> None:
+    now = time.time()
+    location = GrpcServerCodeLocationOrigin("localhost", socket="s", location_name="here")
+    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "all"), "files")
+    who = origin.get_id(), origin.get_selector().get_id()
+
+    def noted(instance: dg.DagsterInstance, at: float) -> float | None:
+        data = SensorInstigatorData(last_tick_timestamp=at, cursor="c", last_tick_start_timestamp=at)
+        instance.update_instigator_state(
+            InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
+        )
+        (state,) = instance.all_instigator_state()
+        assert state == instance.get_instigator_state(*who) and state.instigator_data.cursor == "c"  # type: ignore[union-attr]
+        return get_elapsed(state)
+
+    with dagster_instance(Settings(tmp_path)) as instance:
+        data = SensorInstigatorData(last_sensor_start_timestamp=now)
+        instance.add_instigator_state(
+            InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
+        )
+        assert noted(instance, now - 60) == pytest.approx(60, abs=30)
+        # Never, as far as is known: at once.
+        assert noted(instance, now + 86_400) is None
+        for at in (now - 60, now + 86_400):
+            instance.create_tick(
+                TickData(who[0], "files", InstigatorType.SENSOR, TickStatus.SKIPPED, at, selector_id=who[1])
+            )
+        assert [tick.timestamp for tick in instance.get_ticks(*who)] == [now - 60]
+        assert instance.get_ticks(*who, before=now - 120) == []
 
 
 @pytest.mark.parametrize(

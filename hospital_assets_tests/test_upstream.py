@@ -29,6 +29,7 @@ SCHEDULES = "dagster._core.storage.schedules"
 EXPRESSIONS = "narwhals._spark_like.expr:SparkLikeExpr"
 INTERVALS = "narwhals._spark_like.expr_dt:SparkLikeExprDateTimeNamespace"
 
+STOPS = "after a clock was ahead no sensor looks until that time"
 #: Private name -> its parameters, and what of ours breaks when it goes or changes.
 FUNCTIONS = {
     f"{STOCK}.__init__": ("self, base_dir, inst_data", "dagster.yaml cannot make the event log"),
@@ -62,6 +63,15 @@ FUNCTIONS = {
     f"{SCHEDULES}.sqlite:SqliteScheduleStorage.from_local": ("base_dir, inst_data", "as for runs"),
     f"{SCHEDULES}:SqlScheduleStorage.has_built_index": ("self, migration_name", "each tick asks for migrations"),
     f"{SCHEDULES}:SqlScheduleStorage._has_instigators_table": ("self, conn", "each tick asks for tables"),
+    f"{SCHEDULES}:SqlScheduleStorage.get_instigator_state": ("self, origin_id, selector_id", STOPS),
+    f"{SCHEDULES}:SqlScheduleStorage.all_instigator_state": (
+        "self, repository_origin_id, repository_selector_id, instigator_type, instigator_statuses",
+        STOPS,
+    ),
+    f"{SCHEDULES}:SqlScheduleStorage.get_ticks": (
+        "self, origin_id, selector_id, before, after, limit, statuses",
+        STOPS,
+    ),
     "dagster._serdes:serialize_value": ("val, whitelist_map, json_kwargs", "checks over a range are not stored"),
     f"{EXPRESSIONS}.__init__": (
         "self, call, window_function, evaluate_output_names, alias_output_names, version, implementation",
