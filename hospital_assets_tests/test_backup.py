@@ -954,7 +954,7 @@ def test_a_backup_after_a_damaged_one_is_whole(home: Settings, folder: Path) -> 
     first = made(home).backup
     for name in set(first.objects) - {first.manifest}:
         content = path_of(folder, name).read_bytes()
-        path_of(folder, name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        path_of(folder, name).write_bytes(bytes(byte ^ 1 for byte in content))
     assert main(["--data-dir", str(home.data_dir), "backup", "verify"]) == 1
     assert verify_backup(home, folder, made(home, hours=1).backup).problems == ()
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import repeat
 from pathlib import Path
 
 import pytest
@@ -126,12 +127,12 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one_on_its_machine(
     assert {path for path in tmp_path.iterdir() if path.name.startswith(".")} == {others, ours}
     # A container that is started again is another machine: days later none is writing any more.
     os.utime(others, (0, 0))
+    now = time.time()
     for days in (1, 3):
         monkeypatch.setattr("hospital_assets.files._SWEPT", set())
-        monkeypatch.setattr(time, "time", lambda now=time.time() + days * 86_400: now)
+        monkeypatch.setattr(time, "time", repeat(now + days * 86_400).__next__)
         replace_text(tmp_path / "b", "x")
         assert others.exists() is (days == 1) and ours.exists()
-        monkeypatch.undo()
 
 
 def test_a_durable_file_is_flushed_before_its_name_and_the_name_after(

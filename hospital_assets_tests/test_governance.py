@@ -1076,13 +1076,14 @@ def test_publications_of_audiences_that_are_no_more_are_deleted(
     assert "researcher-H2" in publications.published_audiences(settings.data_dir)
     left = (settings, load_policy(settings), read_entries(settings), NOW)
     assert publications.withdrawn_audiences(settings.data_dir, left[1]) == ["researcher"]
-    assert [(row["what"], row["due"]) for row in retention_queue(*left, ["researcher"])][0] == ("Publication", "at once")
+    first = retention_queue(*left, ["researcher"])[0]
+    assert (first["what"], first["due"]) == ("Publication", "at once")
     assert run_publish(build_definitions(settings), settings, ["researcher"]).failures == []
     found = publications.published_audiences(settings.data_dir)
     assert "researcher-H2" in found and "researcher" not in found
     assert not (settings.data_dir / "published" / "researcher").exists() and kept.exists()
-    first = read_entries(settings).filter(pl.col("action") == "publish").to_dicts()[0]
-    assert (about(first), json.loads(first["statement"])) == ("researcher deleted", {"deleted": [old]})
+    entry = read_entries(settings).filter(pl.col("action") == "publish").to_dicts()[0]
+    assert (about(entry), json.loads(entry["statement"])) == ("researcher deleted", {"deleted": [old]})
 
 
 def _held(policy: Policy, role: str) -> dict[str, object]:

@@ -17,11 +17,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
-from dagster._core.remote_origin import (
-    GrpcServerCodeLocationOrigin,
-    RemoteInstigatorOrigin,
-    RemoteRepositoryOrigin,
-)
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -66,18 +62,14 @@ def test_a_clock_that_was_ahead_holds_up_no_sensor_and_no_schedule(tmp_path: Pat
 
     def noted(instance: dg.DagsterInstance, at: float) -> float | None:
         data = SensorInstigatorData(last_tick_timestamp=at, cursor="c", last_tick_start_timestamp=at)
-        instance.update_instigator_state(
-            InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
-        )
+        instance.update_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data))
         (state,) = instance.all_instigator_state()
         assert state == instance.get_instigator_state(*who) and state.instigator_data.cursor == "c"  # type: ignore[union-attr]
         return get_elapsed(state)
 
     with dagster_instance(Settings(tmp_path)) as instance:
         data = SensorInstigatorData(last_sensor_start_timestamp=now)
-        instance.add_instigator_state(
-            InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data)
-        )
+        instance.add_instigator_state(InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING, data))
         assert noted(instance, now - 60) == pytest.approx(60, abs=30)
         # Never, as far as is known: at once.
         assert noted(instance, now + 86_400) is None

@@ -188,9 +188,7 @@ def test_days_that_any_request_of_a_batch_leaves_stale_are_refreshed(
     assert asked[2:] == [("refresh_stale_partitions", (day, day))]
 
 
-def test_a_day_that_passes_among_others_holds_no_publication(
-    copied: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_day_that_passes_among_others_holds_no_publication(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def outcome(**of: Any) -> dg.AssetCheckEvaluation:
         return dg.AssetCheckEvaluation(dg.AssetKey("fact_vitals"), "key", blocking=True, **of)
 

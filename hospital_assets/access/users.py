@@ -6,8 +6,8 @@ can be nobody. A user acts in one role of the policy, for doctors at one hospita
 the act: what cannot be audited does not happen, and what is refused is in the audit, too.
 
 People of an identity provider are users, too, from their first sign-in on: they have no password here, their roles are
-what the provider said at the last one, and their names (`oidc:ann`) are none that a local account can have. Of several roles a
-session acts in one at a time: the first to begin with, another once it was chosen.
+what the provider said at the last one, and their names (`oidc:ann`) are none that a local account can have. Of several
+roles a session acts in one at a time: the first to begin with, another once it was chosen.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> 
 
     Raises:
         AuditError: it cannot be audited; then nothing is done.
-        WarehouseError: tables are damaged, lack files, or use features of Delta that we do not read; the others are done.
+        WarehouseError: tables lack files, are damaged, or use features of Delta that we do not read; others are done.
     """
     from deltalake.exceptions import DeltaError
 
@@ -32,8 +32,8 @@ def maintain(settings: Settings, lake: DeltaTables, tables: Collection[str]) -> 
                     with open_warehouse(settings.warehouse_file) as warehouse:
                         forget_mirrored(warehouse, contract)
                     failed.append(
-                        f"{contract.name}: {len(gone)} of its files are gone from {lake.root}; the next mirroring, after a "
-                        "build or by `hospital mirror`, writes it whole"
+                        f"{contract.name}: {len(gone)} of its files are gone from {lake.root}; the next mirroring, "
+                        "after a build or by `hospital mirror`, writes it whole"
                     )
                     continue
                 done["spared_files"] += lake.compact(contract)

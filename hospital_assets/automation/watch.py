@@ -301,9 +301,7 @@ class Loader:
             batch.over.append((span, checks))
         return result.all_events
 
-    def _passed_since(
-        self, span: Span, checks: Sequence[dg.AssetCheckEvaluation]
-    ) -> Iterator[dg.AssetCheckEvaluation]:
+    def _passed_since(self, span: Span, checks: Sequence[dg.AssetCheckEvaluation]) -> Iterator[dg.AssetCheckEvaluation]:
         """Blocking checks that passed over several days, for each of these that had failed and holds publications."""
         first, last = (period_start(day, self._settings).isoformat() for day in span)
         days = [day for day in service_periods(self._settings).get_partition_keys() if first <= day <= last]

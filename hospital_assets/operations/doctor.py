@@ -524,7 +524,11 @@ def _backups(settings: Settings, wall: datetime) -> Iterator[_Found]:
         yield "ok", text, ""
     if found.damaged:
         what = f"{found.damaged} were not whole when they were last verified"
-        yield "error", what, "`hospital backup verify NAME` says what is wrong; `hospital backup create` makes one that is whole"
+        yield (
+            "error",
+            what,
+            "`hospital backup verify NAME` says what is wrong; `hospital backup create` makes one that is whole",
+        )
     for depth, at in found.verified.items():
         if at is None or wall - at > VERIFIED_AGE[depth]:
             how = {"digests": "verified", "content": "verified by opening it"}[depth]

@@ -144,12 +144,7 @@ WantedBy=multi-user.target
 
 
 def systemd_units(
-    program: Path,
-    data_dir: Path,
-    user: str,
-    keys: Path,
-    optional: tuple[str, ...] = (),
-    folders: tuple[Path, ...] = (),
+    program: Path, data_dir: Path, user: str, keys: Path, optional: tuple[str, ...] = (), folders: tuple[Path, ...] = ()
 ) -> dict[str, str]:
     """The unit files, by name.
 

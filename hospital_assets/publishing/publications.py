@@ -200,7 +200,7 @@ def delete_publication(data_dir: Path, audience: str) -> None:
         why = error.strerror or type(error).__name__
         raise PublicationError(
             f"the publication {folder} cannot be deleted ({why}), and the policy makes it no more: delete it"
-        ) from error
+        ) from None
 
 
 def versions(data_dir: Path, audience: str) -> list[str]:
@@ -258,11 +258,11 @@ def version_folder(data_dir: Path, audience: str, as_of: datetime | None = None)
         raise PublicationError(
             f"no version of '{audience}' from {as_of:%Y-%m-%d %H:%M} or before is kept; the oldest is {kept[0]}"
         )
-    then = max(counted)
+    then: str = max(counted)
     if then not in kept:
         raise PublicationError(
-            f"the version of '{audience}' that counted at {as_of:%Y-%m-%d %H:%M} is not kept any more: of each hour that is "
-            "over, the newest is"
+            f"the version of '{audience}' that counted at {as_of:%Y-%m-%d %H:%M} is not kept any more: of each hour "
+            "that is over, the newest is"
         )
     if then != newest:
         _refuse_withdrawn(data_dir, folder / then)

@@ -203,9 +203,9 @@ class Objects:
         name = self.name_of(content)
         path = path_of(self.folder, name)
         with contextlib.suppress(OSError):
-            if name in self.known and path.stat().st_size == self.known[name].bytes:
-                if not (self.is_doubted and check(self.folder, name, self.known[name])):
-                    return name
+            is_there = name in self.known and path.stat().st_size == self.known[name].bytes
+            if is_there and not (self.is_doubted and check(self.folder, name, self.known[name])):
+                return name
         with source.open("rb") as read, replacing(path, mode=0o600) as temporary, temporary.open("wb") as written:
             packing, digesting = _Packing(read, content.bytes), _Digesting(written)
             self._seal(packing, digesting)
