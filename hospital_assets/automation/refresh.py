@@ -24,6 +24,7 @@ MOST_TRIES = 3
 MOST_IN_A_ROW = 3
 #: Then nothing is tried for this long.
 PAUSE_SECONDS = 600
+_PAUSE_NS = PAUSE_SECONDS * 1_000_000_000
 #: Looks after which a run that never showed up is asked for again.
 _PATIENCE = 60
 #: Looks after which files are tried that somebody else holds back: who did that may have ended.
@@ -159,7 +160,7 @@ def decide(
             if doubted & run.files.keys():
                 quarantined += _convict(suspects, held_back, spared=suspects.keys() - run.files.keys())
             has_stopped = len(suspects) >= MOST_IN_A_ROW
-            stopped_until_ns = now_ns + int(PAUSE_SECONDS * 1e9) if has_stopped else stopped_until_ns
+            stopped_until_ns = now_ns + _PAUSE_NS if has_stopped else stopped_until_ns
 
     requests: list[Request] = []
     serial = state.serial
