@@ -1665,10 +1665,10 @@ def kpi_units(stored: Stored) -> Expected:
 def kpi_trends(stored: Stored) -> Expected:
     """XmR: the mean and 2.66 screened mean moving ranges of the first 28 days the table itself shows."""
     series: dict[tuple[str, str], list[tuple[date, float]]] = defaultdict(list)
-    # On a day without arrivals only who came before leaves.
-    landed = {visit["service_date"] for visit in stored.visits}
+    # Of a day on which nobody came to a hospital only who came before leaves.
+    landed = {(place, v["service_date"]) for v in stored.visits for place in (ALL, v["hospital_id"])}
     for row in stored.rows("kpis.kpi_trends"):
-        if row["period_date"] in landed:
+        if (row["hospital_id"], row["period_date"]) in landed:
             series[row["metric"], row["hospital_id"]].append((row["period_date"], row["value"]))
     found: Expected = {}
     for (metric, hospital), points in series.items():

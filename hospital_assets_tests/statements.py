@@ -430,6 +430,10 @@ def rate(o: Oracle, where: Slice, name: str) -> tuple[pl.DataFrame, Chart]:
         .agg(col(numerator).sum().alias("count"), n=col("denominator_count").sum())
         .with_columns(value=pl.when(col("n") > 0).then(100 * col("count") / col("n")))
     )
+    if table == "kpi_four_hour_daily":
+        # Who stayed over night leaves on days on which nobody came, too: they say nothing of such a day.
+        came = o.table("kpi_waits_daily").filter(col("hospital_id") == where.hospital)["service_date"]
+        days = days.filter(col("day").is_in(came.unique().implode()))
     return rows.filter(col(day).is_between(where.first, where.last)), o.chart(days, where, better)
 
 

@@ -52,7 +52,7 @@ from hospital_assets.dashboard.pages.overview import _before
 from hospital_assets.dashboard.pages.overview_queries import arrivals_by_hour
 from hospital_assets.dashboard.pages.quality import quality, sight_of
 from hospital_assets.dashboard.pages.shared import doctors_card
-from hospital_assets.dashboard.pages.shared_queries import active_doctors, equity, people
+from hospital_assets.dashboard.pages.shared_queries import active_doctors, equity, people, rate
 from hospital_assets.dashboard.pages.today import today
 from hospital_assets.dashboard.pages.workforce_queries import shift_patterns, staff_by_hour, workload
 from hospital_assets.dashboard.pages.workforce_rosters import _mean_waits, week_ahead
@@ -461,6 +461,26 @@ def test_what_doctors_without_a_roster_see_is_in_nobodys_hours() -> None:
     alone = replace(where, hospital="H2")
     assert workload(mart, alone).points["load"] == []
     assert doctors_card(active_doctors(mart, alone)).detail == "8,400 visits"
+
+
+def test_a_day_on_which_nobody_came_is_no_point_of_who_left() -> None:
+    """On the fifth day nobody came to H1: of who stayed over night nobody left within four hours."""
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 10))
+    mart.connection.execute(
+        """
+        create schema kpis;
+        create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, h as hospital_id
+        from range(10) t(i), (values ('all'), ('H1'), ('H2')) u(h) where h <> 'H1' or i <> 4;
+        create table kpis.kpi_four_hour_daily as select service_date, hospital_id, service_date + late as period_date,
+               n as denominator_count, if(late = 0, n, 0) as numerator_count, 0 as over_12_hours_count
+        from kpis.kpi_waits_daily, (values (0, 20), (1, 15)) t(late, n);
+        """
+    )
+    for hospital, days in (("H1", [1, 2, 3, 4, 6, 7, 8, 9, 10]), ("H2", list(range(1, 11)))):
+        found = rate(mart, Slice("all", mart.known.first, mart.known.last, hospital), "four_hour")
+        assert [point.day.day for point in found.points["four_hour"]] == days
+        # In the total they are all the same.
+        assert found.total["denominator_count"] == 20 * len(days) + 15 * (len(days) - 1)
 
 
 def test_an_average_of_the_busiest_days_is_none_of_all() -> None:

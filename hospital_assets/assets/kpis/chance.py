@@ -48,15 +48,16 @@ def kpi_trends(
 
 
 def whole_days(values: Frame, days: Frame, last: date) -> Frame:
-    """Values of days that are over and are landed: on the day after the last one, only who came before leaves.
+    """Values of days that are over and are landed at the hospital: where nobody came, only who came before leaves.
 
     Args:
-        values: with `period_date`.
-        days: with the `service_date` of every day on which somebody came.
+        values: with `hospital_id` and `period_date`.
+        days: with the `hospital_id` and `service_date` of every day on which somebody came.
         last: the last day that is over.
     """
-    landed = days.filter(nw.col("service_date") <= nw.lit(last)).select(period_date=nw.col("service_date")).unique()
-    return values.join(landed, on="period_date", how="semi")
+    at = ["hospital_id", "period_date"]
+    landed = days.filter(nw.col("service_date") <= nw.lit(last)).rename({"service_date": "period_date"}).select(*at)
+    return values.join(landed.unique(), on=at, how="semi")
 
 
 def by_day(lwbs: Frame, four_hour: Frame, boarding: Frame, critical: Frame) -> dict[str, Frame]:

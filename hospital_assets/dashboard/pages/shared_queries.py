@@ -24,7 +24,8 @@ IS_KNOWN = f"""
 )
 """
 
-_SHARE = "100.0 * numerator_count / nullif(denominator_count, 0)"
+#: Of a day on which nobody came to the hospital there is none: who leaves then is only who stayed over night.
+_SHARE = "case when is_landed then 100.0 * numerator_count / nullif(denominator_count, 0) end"
 
 _SHARE_TOTALS = (
     "coalesce(sum(numerator_count), 0)::bigint as numerator_count, "
@@ -75,11 +76,14 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
         return OverTime({name: []}, {"numerator_count": 0, "denominator_count": 0, "undelivered_count": 0})
     column = "excluded_undelivered_count"
     undelivered = column if mart.has(table, column) else "0"
+    came = f"(hospital_id, {day}) in (select hospital_id, service_date from kpis.kpi_waits_daily)"
+    is_landed = f"bool_or({came})" if table == "kpi_four_hour_daily" else "true"
     return over_time(
         mart,
         where,
         f"select {day} as day, sum({numerator}) as numerator_count, "
-        f"sum(denominator_count) as denominator_count, sum({undelivered}) as undelivered_count from kpis.{table} "
+        f"sum(denominator_count) as denominator_count, sum({undelivered}) as undelivered_count, "
+        f"{is_landed} as is_landed from kpis.{table} "
         f"where hospital_id = $hospital and {day} between $first and $last {condition} group by 1",
         {name: Measured(_SHARE, "denominator_count")},
         _SHARE_TOTALS,
