@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -273,18 +274,38 @@ class Oracle:
 
     def known_days(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows of days since their hospital began, but for more than a month without any record of it."""
+        found = self.hospital_days[0]
+        there = [pair in found for pair in rows.select("hospital_id", "service_date").iter_rows()]
+        return rows.filter(pl.Series(there, dtype=pl.Boolean))
+
+    @cached_property
+    def hospital_days(self) -> tuple[set[tuple[str, date]], set[tuple[str, date]]]:
+        """Days of hospitals: those known, and of these the ones that were delivered.
+
+        Days without any visit were where fewer than ten come on the others.
+        """
         visits = self.table("kpi_waits_daily")
         visits = visits.filter((col("department_name") == "all") & (col("triage_group") == "all"))
         end = visits["service_date"].max()
         assert isinstance(end, date)
-        found: set[tuple[str, date]] = set()
+        known: set[tuple[str, date]] = set()
+        came = set(visits.select("hospital_id", "service_date").iter_rows())
+        small = set()
         for hospital in visits["hospital_id"].unique():
-            days = sorted({*visits.filter(col("hospital_id") == hospital)["service_date"], end + timedelta(days=1)})
-            for earlier, later in itertools.pairwise(days):
+            own = visits.filter(col("hospital_id") == hospital)
+            for earlier, later in itertools.pairwise(sorted({*own["service_date"], end + timedelta(days=1)})):
                 span = (later - earlier).days
-                found |= {(hospital, earlier + timedelta(days=n)) for n in range(span if span <= 31 else 1)}
-        there = [pair in found for pair in rows.select("hospital_id", "service_date").iter_rows()]
-        return rows.filter(pl.Series(there, dtype=pl.Boolean))
+                known |= {(hospital, earlier + timedelta(days=n)) for n in range(span if span <= 31 else 1)}
+            if total(own, "visit_count") < 10 * own.height:
+                small.add(hospital)
+        return known, {pair for pair in known if pair in came or pair[0] in small}
+
+    def is_covered(self, first: date, last: date, hospital: str) -> bool:
+        """Whether each hospital that is known on any day of a span has delivered all of its days."""
+        known, delivered = self.hospital_days
+        days = {first + timedelta(days=n) for n in range((last - first).days + 1)}
+        places = {place for place, day in known if day in days and place != "all" and hospital in ("all", place)}
+        return bool(places) and all((place, day) in delivered for place in places for day in days)
 
     def at(self, name: str, where: Slice) -> pl.DataFrame:
         """The rows of a chosen hospital of a table with keys instead of identifiers."""
@@ -505,7 +526,8 @@ def overview(o: Oracle, where: Slice) -> Told:
     now = _typical(o, where)
     start = where.first - timedelta(days=where.days)
     before = None
-    if not where.is_whole and start >= o.known.first and where.last <= o.known.complete_until:
+    is_over = where.last <= o.known.complete_until
+    if not where.is_whole and is_over and o.is_covered(start, where.last, where.hospital):
         earlier = Slice("days", start, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
         before = _typical(o, earlier)
     days = o.all_days("kpi_waits_daily", where)
@@ -1343,15 +1365,26 @@ def today(o: Oracle, where: Slice) -> Told:
     if not clocks:
         return {}
     arrivals = o.table("kpi_arrivals_hourly")
-    so_far: dict[int, int] = {}
+    by_place: dict[str, dict[int, int]] = {}
     for hospital, clock in clocks.items():
         own = arrivals.filter(col("hospital_id") == hospital)
         for row in own.filter(
             col("service_date").is_between(clock.date() - timedelta(days=56), clock.date())
         ).iter_rows(named=True):
+            if (hospital, row["service_date"]) not in o.hospital_days[1]:
+                continue
+            days_back = by_place.setdefault(hospital, {})
             behind = (clock.date() - row["service_date"]).days
             came = row["arrivals_count"] if row["hour_of_day"] < clock.hour else 0
-            so_far[behind] = so_far.get(behind, 0) + came
+            days_back[behind] = days_back.get(behind, 0) + came
+    # What came to hospitals is held against what came to the same ones.
+    here = [own for own in by_place.values() if 0 in own] or list(by_place.values())
+    most = max((sum(behind in own for own in here) for behind in range(57)), default=0)
+    so_far = {
+        behind: sum(own[behind] for own in here if behind in own)
+        for behind in range(57)
+        if 0 < sum(behind in own for own in here) == most
+    }
     first = next(iter(clocks.values()))
     same = [came for behind, came in so_far.items() if behind and behind % 7 == 0]
     by = [f"by {first.hour:02d}:00"] if len({(c.date(), c.hour) for c in clocks.values()}) == 1 else ["by now"]
@@ -1372,7 +1405,8 @@ def today(o: Oracle, where: Slice) -> Told:
                 else ["as usual", *usual]
             )
         )
-        told["today-arrivals"] = [f"{first:%A} {day_of(first.date())}", so_far[0], *by, *against]
+        some = [len(here), len(by_place)] if len(here) < len(by_place) else []
+        told["today-arrivals"] = [f"{first:%A} {day_of(first.date())}", so_far[0], *by, *some, *against]
     else:
         told["today-arrivals"] = [f"{first:%A} {day_of(first.date())}", DASH, "none", *(by if usual else []), *usual]
     days = o.table("forecast_arrivals_daily")

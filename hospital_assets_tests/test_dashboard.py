@@ -636,7 +636,7 @@ def test_the_forecast_on_the_page_is_the_one_that_ships(shown: Settings, served:
     found = open_mart(served)
     where = read_slice({"hospital": hospital}, found.known)
     rows = daily_forecast(found, where)
-    future = [row for row in rows if row["actual"] is None]
+    future = [row for row in rows if row["expected"] is not None]
     shipped = query(
         shown,
         "select target_date, expected_arrivals, p10_count, p90_count from forecasts.forecast_arrivals_daily "

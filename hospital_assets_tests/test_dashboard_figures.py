@@ -28,7 +28,7 @@ from hospital_assets import charts
 from hospital_assets.automation.build import BuildReport
 from hospital_assets.automation.schedules import overview_page_schedule
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.contracts.forecasts import QUEUE
+from hospital_assets.contracts.forecasts import QUANTILE_COLUMNS, QUEUE
 from hospital_assets.contracts.table import Measure
 from hospital_assets.dashboard.figures import Away, Card, Column, Figure, Page, control_charts
 from hospital_assets.dashboard.mart import Mart, Measured, Row, over_time, visits_since
@@ -95,6 +95,15 @@ def in_memory(first: date, last: date) -> Mart:
     return found
 
 
+#: Days on which somebody came, as in kpi_arrivals_hourly.
+DAYS_OF_ARRIVALS = """
+create table kpis.kpi_waits_daily as
+select service_date, hospital_id, 'all' as department_name, 'all' as triage_group,
+       sum(arrivals_count) as visit_count, 0 as excluded_cancelled_count
+from kpis.kpi_arrivals_hourly group by all having visit_count > 0;
+"""
+
+
 def in_progress(first: date) -> Mart:
     """Ten days, of which the last is in progress."""
     mart = in_memory(first, first + timedelta(days=9))
@@ -144,7 +153,7 @@ def test_today_is_compared_with_the_same_weekdays_up_to_the_same_hour_of_each_ho
     mart = in_memory(date(2026, 1, 1), date(2026, 3, 11))
     mart.data_as_of = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
     mart.connection.execute(
-        """
+        f"""
         create schema kpis; create schema dimensions;
         create table dimensions.dim_hospital as select * from (
             values (1, 'H1', 'America/New_York'), (2, 'H2', 'America/Denver')) t(hospital_key, hospital_id, time_zone);
@@ -152,13 +161,15 @@ def test_today_is_compared_with_the_same_weekdays_up_to_the_same_hour_of_each_ho
         select date '2026-01-01' + d::integer as service_date, h as hour_of_day, hospital_id,
                n + (d = 62 and h = 3)::integer as arrivals_count
         from range(69) a(d), range(24) b(h), (values ('H1', 1), ('H2', 2)) c(hospital_id, n)
-        union all select date '2026-03-11', h, 'H1', 3 from range(10) b(h);
+        union all select date '2026-03-11', h, 'H1', 3 from range(10) b(h)
+        union all select date '2026-03-11', h, 'H2', 2 from range(9) b(h);
+        {DAYS_OF_ARRIVALS}
         """
     )
     whole, one = (Slice("all", mart.known.first, mart.known.last, hospital) for hospital in ("all", "H1"))
     found = queried_today(mart, whole)
     assert found is not None and (found["weeks"], found["is_one_hour"]) == (8, False)
-    assert (found["arrivals"], found["so_far_low"], found["so_far_median"], found["so_far_high"]) == (30, 29, 29, 31)
+    assert (found["arrivals"], found["so_far_low"], found["so_far_median"], found["so_far_high"]) == (48, 29, 29, 31)
     cards = {card.id: card for card in today(mart, one)}
     arrived = cards["today-arrivals"]
     assert (arrived.label, arrived.value) == ("Arrived on Wednesday 11 Mar so far", "30")
@@ -172,15 +183,76 @@ def test_today_is_compared_with_the_same_weekdays_up_to_the_same_hour_of_each_ho
     assert today(mart, one)[0].detail == "by 10:00"
 
 
+def test_what_came_so_far_is_compared_with_what_came_to_the_same_hospitals_on_days_they_delivered() -> None:
+    """Ten an hour at each of three; H2 has not delivered today, H3 began two weeks ago, H1 left a Wednesday out."""
+    mart = in_memory(date(2026, 1, 1), date(2026, 3, 11))
+    mart.data_as_of = datetime(2026, 3, 11, 12, 30, tzinfo=UTC)
+    mart.connection.execute(
+        f"""
+        create schema kpis; create schema dimensions;
+        create table dimensions.dim_hospital as
+        select n as hospital_key, 'H' || n as hospital_id, 'UTC' as time_zone from range(1, 4) t(n);
+        create table kpis.kpi_arrivals_hourly as
+        select date '2026-01-01' + d::integer as service_date, h as hour_of_day, hospital_id,
+               if(d < begins or d = missing, 0, 10) as arrivals_count
+        from range(70) a(d), range(24) b(h), (values ('H1', 0, 62), ('H2', 0, 69), ('H3', 55, 0)) c(hospital_id, begins, missing);
+        {DAYS_OF_ARRIVALS}
+        """
+    )
+
+    def arrived(hospital: str) -> Card:
+        return today(mart, Slice("all", mart.known.first, mart.known.last, hospital))[0]
+
+    usual = "as usual: 120, 120 to 120 on the last seven Wednesdays"
+    assert (arrived("H1").value, arrived("H1").detail) == ("120", f"by 12:00; {usual}")
+    assert (arrived("H2").value, arrived("H2").detail.partition(";")[0]) == ("\u2013", "none of this day is published yet")
+    assert (arrived("H3").value, arrived("H3").detail) == ("120", "by 12:00")
+    # Of the weeks that H3 was there for, H1 left one out.
+    assert (arrived("all").value, arrived("all").detail) == ("240", "by 12:00, at 2 of 3 hospitals")
+    # Where three come on a day, there are days on which nobody does.
+    mart.connection.execute("update kpis.kpi_waits_daily set visit_count = 3 where hospital_id = 'H2'")
+    assert arrived("H2").value == "0" and arrived("all").detail == "by 12:00"
+
+
+def test_what_was_not_delivered_is_unknown_beside_a_forecast() -> None:
+    """H2 begins on the fifth and leaves the eighth out."""
+    mart = in_memory(date(2026, 3, 1), date(2026, 3, 10))
+    names = ", ".join(f"1 as {name}" for name in QUANTILE_COLUMNS)
+    mart.connection.execute(
+        f"""
+        create schema kpis; create schema forecasts;
+        create table kpis.kpi_arrivals_hourly as
+        select date '2026-03-01' + d::integer as service_date, 9 as hour_of_day, hospital_id,
+               if(hospital_id = 'H2' and (d < 4 or d = 7), 0, 20) as arrivals_count
+        from range(10) a(d), (values ('H1'), ('H2')) c(hospital_id);
+        {DAYS_OF_ARRIVALS}
+        create table forecasts.forecast_arrivals_daily as
+        select date '2026-03-10' as service_date, hospital_id, date '2026-03-11' + d::integer as target_date,
+               null as holiday_name, true as is_shipped, 'slot_mean' as method, 20.0 as expected_arrivals, {names}
+        from range(14) a(d), (values ('H1'), ('H2'), ('all')) c(hospital_id);
+        """
+    )
+    for hospital, actual in (
+        ("H1", [20] * 10),
+        ("H2", [20] * 3 + [None] + [20] * 2),
+        ("all", [20] * 4 + [40] * 3 + [None] + [40] * 2),
+    ):
+        where = Slice("all", mart.known.first, mart.known.last, hospital)
+        rows = forecast_queries.daily_forecast(mart, where)
+        assert [row["actual"] for row in rows[:-14]] == actual
+        assert forecast(mart, where).cards[0].value == "140"
+
+
 def test_what_is_expected_is_the_newest_forecast_that_ships_of_that_day() -> None:
     mart = in_memory(date(2026, 3, 1), date(2026, 3, 11))
     mart.data_as_of = datetime(2026, 3, 11, 15, 30, tzinfo=UTC)
     mart.connection.execute(
-        """
+        f"""
         create schema kpis; create schema dimensions; create schema forecasts;
         create table dimensions.dim_hospital as select 1 as hospital_key, 'H1' as hospital_id, 'UTC' as time_zone;
         create table kpis.kpi_arrivals_hourly as
         select date '2026-03-11' as service_date, 0 as hour_of_day, 'H1' as hospital_id, 1 as arrivals_count;
+        {DAYS_OF_ARRIVALS}
         create table forecasts.forecast_arrivals_daily as
         select made::date as service_date, hospital as hospital_id, target::date as target_date, method, expected
                as expected_arrivals, 0 as p025_count, low as p10_count, 0 as p25_count, 0 as p50_count, 0 as p75_count,
@@ -506,7 +578,7 @@ def test_hours_before_a_hospital_began_are_none_without_patients() -> None:
     first = date(2026, 1, 5)
     mart = in_memory(first, first + timedelta(days=69))
     mart.connection.execute(
-        """
+        f"""
         create schema kpis;
         create table kpis.kpi_staffing_hourly as
         select date '2026-01-05' + i::int as service_date, h as hospital_id, 1 + i % 7 as iso_weekday_number,
@@ -514,8 +586,7 @@ def test_hours_before_a_hospital_began_are_none_without_patients() -> None:
                if(h = 'H1' or i >= 60, 1, 0) as staffed_hours_count, 1 as attendings_sum_count
         from range(70) t(i), (values ('H1'), ('H2')) u(h), range(24) v(hour);
         create table kpis.kpi_arrivals_hourly as from kpis.kpi_staffing_hourly;
-        create table kpis.kpi_waits_daily as select distinct service_date, hospital_id, 'all' as department_name,
-               'all' as triage_group from kpis.kpi_staffing_hourly where arrivals_count > 0;
+        {DAYS_OF_ARRIVALS}
         """
     )
     for hospital, days in (("H1", 70), ("H2", 10), ("all", 80)):
@@ -531,14 +602,17 @@ def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
     mart = in_progress(first)
     mart.connection.execute(
         "create schema kpis; create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, "
-        "'all' as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 4, 21) as visit_count, "
+        "h as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 4, 21) as visit_count, "
         "1 as excluded_cancelled_count, 20 as wait_count, 200.0 as wait_sum_minutes, 9.0 as wait_median_minutes, "
-        "20.0 as wait_p90_minutes, 30.0 as wait_max_minutes from range(10) t(i)"
+        "20.0 as wait_p90_minutes, 30.0 as wait_max_minutes from range(10) t(i), (values ('H1', 0), ('H2', 8), ('all', 0)) "
+        "u(h, begins) where i >= begins"
     )
-    whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n)) for n in (8, 9))
+    whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n), "H1") for n in (8, 9))
     before = _before(mart, whole)
     # Visits are those that were not cancelled.
     assert before is not None and before["visit_count"] == 20 and _before(mart, begun) is None
+    # Nor what came to two hospitals with what had come to one of them.
+    assert _before(mart, replace(whole, hospital="all")) is None and _before(mart, replace(whole, hospital="H2")) is None
 
 
 def test_departments_are_shown_on_a_day_that_is_over() -> None:

@@ -19,6 +19,7 @@ from hospital_assets.forecasting.counts import Array, estimated_dispersion
 from hospital_assets.forecasting.regression import Driver, Fit, fit_calendar, level_factors
 from hospital_assets.forecasting.slots import slot_rates, slot_rates_a_week_ahead
 from hospital_assets.forecasting.trees import fit_trees
+from hospital_assets.measures.thresholds import EMPTY_DAY_MEAN
 
 #: `regression` and `slot_mean` are rivals, `boosted_trees` a challenger where it is asked for; the other two are for
 #: hospitals without enough history for any.
@@ -49,8 +50,6 @@ DISPERSION_FLOORS = (
     (SHORT_DAYS, 0.015, 0.006),
     (365, 0.01, 0.005),
 )
-#: A day without any arrival is missing, not empty, where so many come on a day: P(0) of Poisson 10 is 5e-5.
-_EMPTY_DAY_MEAN = 10
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def delivered(arrivals: Array) -> npt.NDArray[np.bool_]:
         arrivals: of each day, in order.
     """
     came = arrivals > 0
-    found: npt.NDArray[np.bool_] = came | (np.cumsum(arrivals) < _EMPTY_DAY_MEAN * np.cumsum(came))
+    found: npt.NDArray[np.bool_] = came | (np.cumsum(arrivals) < EMPTY_DAY_MEAN * np.cumsum(came))
     return found
 
 

@@ -60,7 +60,7 @@ _METHODS = {
 def forecast(mart: Mart, where: Slice) -> Page:
     """Arrivals as they were forecast, how good that was, and the beds that will be needed."""
     rows = queries.daily_forecast(mart, where)
-    future = [r for r in rows if r["actual"] is None]
+    future = [r for r in rows if r["expected"] is not None]
     days = _daily(rows, future) if future else empty("forecast", _TITLE, _NONE, 12, EXPECTED_ARRIVALS)
     cards = _cards(future, queries.accuracy(mart, where), without(mart, where, "forecast_arrivals_daily"))
     parts = [_drivers(mart, where), _by_triage(mart, where)] if future else []

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from hospital_assets.contracts.forecasts import EXPECTED_ARRIVALS, QUANTILE_COLUMNS, QUEUE, SAME_HOUR, STAFF_NEEDED
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Row, of_newest
+from hospital_assets.dashboard.pages.shared_queries import KNOWN_DAYS
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.forecasting.slots import SLOT_WEEKS
 
@@ -25,7 +26,10 @@ _DAYS_BEFORE = 56
 
 
 def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
-    """Arrivals of the last eight weeks by day (`actual`), and what the newest forecast expects of the 14 days after."""
+    """Arrivals of the last eight weeks by day (`actual`), and what the newest forecast expects of the 14 days after.
+
+    Arrivals are None of a day that one of the hospitals has not delivered; of a day before it began it is none of them.
+    """
     ahead = of_newest(
         mart,
         where,
@@ -37,7 +41,8 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
     if not ahead:
         return []
     before = mart.sliced(
-        "select service_date as day, sum(arrivals_count)::double as actual from kpis.kpi_arrivals_hourly "
+        "select service_date as day, case when bool_and(is_delivered) then sum(arrivals_count)::double end as actual "
+        f"from kpis.kpi_arrivals_hourly join {KNOWN_DAYS} using (hospital_id, service_date) "
         "where $hospital in ('all', hospital_id) and service_date between $since and $as_of group by 1 order by 1",
         where,
         since=ahead[0]["as_of"] - timedelta(days=_DAYS_BEFORE - 1),
@@ -180,11 +185,12 @@ def today(mart: Mart, where: Slice) -> Row | None:
     """Arrivals of the day in progress and of the same weekdays before; None without hospitals or arrivals.
 
     Each hospital's day and hour are those of its own clock when the data were published; only hours that are over
-    count.
+    count. What came is compared with what came to the same hospitals, in weeks in which all of them delivered the day.
 
     Returns:
         day and hour (of the first hospital; `is_one_hour` where all have the same), arrivals (None where none of that
-        day is published), weeks, and low, median, high of `so_far`.
+        day is published) at so many hospitals (`hospitals_count`) of those that delivered any day (`known_count`),
+        weeks, and low, median, high of `so_far`.
     """
     if not mart.has("dim_hospital", "time_zone"):
         return None
@@ -199,19 +205,26 @@ def today(mart: Mart, where: Slice) -> Row | None:
     if not clocks:
         return None
     (row,) = mart.rows(
-        """
+        f"""
         with places as (
             select unnest($hospitals) as hospital_id, unnest($days)::date as today, unnest($hours)::bigint as hour
         ), looked as (
-            select a.service_date - p.today as behind,
+            select hospital_id, service_date - p.today as behind,
                    coalesce(sum(arrivals_count) filter (hour_of_day < p.hour), 0)::bigint as so_far
-            from kpis.kpi_arrivals_hourly a join places p using (hospital_id)
-            where a.service_date between p.today - 7 * $weeks::integer and p.today
+            from kpis.kpi_arrivals_hourly join places p using (hospital_id)
+            join {KNOWN_DAYS} using (hospital_id, service_date)
+            where service_date between p.today - 7 * $weeks::integer and p.today and is_delivered
+            group by all
+        ), summed as (
+            select behind, sum(so_far)::bigint as so_far, count(*) as hospitals from looked
+            where hospital_id in (select hospital_id from looked where behind = 0)
+               or not exists (from looked where behind = 0)
             group by 1
         ), known as (
-            select behind, so_far, behind < 0 and behind % 7 = 0 as is_same from looked
+            select *, behind < 0 and behind % 7 = 0 and hospitals = max(hospitals) over () as is_same from summed
         )
         select max(so_far) filter (behind = 0) as arrivals,
+               max(hospitals) as hospitals_count, (select count(distinct hospital_id) from looked) as known_count,
                count(*) filter (is_same) as weeks,
                min(so_far) filter (is_same) as so_far_low, median(so_far) filter (is_same) as so_far_median,
                max(so_far) filter (is_same) as so_far_high

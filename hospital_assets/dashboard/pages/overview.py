@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from hospital_assets import charts
@@ -114,11 +115,12 @@ def overview(mart: Mart, where: Slice) -> Page:
 
 
 def _before(mart: Mart, where: Slice) -> Row | None:
-    """The same number of days before the slice, if there are data for all of them and the slice is over."""
-    first = where.first - timedelta(days=where.days)
-    if where.is_whole or first < mart.known.first or where.last > mart.known.complete_until:
+    """The same number of days before the slice, if both are over and were delivered whole, by the same hospitals."""
+    days = replace(where, first=where.first - timedelta(days=where.days), last=where.first - timedelta(days=1))
+    if where.is_whole or where.last > mart.known.complete_until:
         return None
-    days = Slice("days", first, where.first - timedelta(days=1), where.hospital, where.department, where.triage)
+    if not shared_queries.is_covered(mart, replace(where, first=days.first)):
+        return None
     return queries.waits_in_total(mart, days)
 
 

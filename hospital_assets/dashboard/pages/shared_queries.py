@@ -7,22 +7,32 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.observations import FIRST_SET_LIMITS
-from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
+from hospital_assets.measures.thresholds import EMPTY_DAY_MEAN, LONGEST_QUIET_DAYS
 
-#: Whether the arrivals of a row's hospital are known on its day, as in `kpi_peak_hours`.
-IS_KNOWN = f"""
-(hospital_id, service_date) in (
-    select hospital_id, unnest(range(
-        service_date, if(next - service_date > {LONGEST_QUIET_DAYS}, service_date + 1, next), interval 1 day
-    ))::date
+#: The days from a hospital's first on, as in `kpi_peak_hours`, and whether it delivered them: hospital_id, service_date,
+#: is_delivered. Of a day without any visit that is where so few come that there are such days.
+KNOWN_DAYS = f"""
+(
+    select hospital_id, service_date, service_date = came_on or is_small as is_delivered
     from (
-        select hospital_id, service_date, lead(
-            service_date, 1, (select max(service_date) + 1 from kpis.kpi_waits_daily)
-        ) over (partition by hospital_id order by service_date) as next
-        from kpis.kpi_waits_daily where hospital_id <> 'all' and department_name = 'all' and triage_group = 'all'
+        select hospital_id, service_date as came_on, is_small, unnest(range(
+            service_date, if(next - service_date > {LONGEST_QUIET_DAYS}, service_date + 1, next), interval 1 day
+        ))::date as service_date
+        from (
+            select hospital_id, service_date,
+                   lead(service_date, 1, (select max(service_date) + 1 from kpis.kpi_waits_daily)) over (
+                       partition by hospital_id order by service_date
+                   ) as next,
+                   avg(visit_count - excluded_cancelled_count) over (partition by hospital_id) < {EMPTY_DAY_MEAN}
+                       as is_small
+            from kpis.kpi_waits_daily
+            where hospital_id <> 'all' and department_name = 'all' and triage_group = 'all'
+        )
     )
 )
 """
+#: Whether the arrivals of a row's hospital are known on its day.
+IS_KNOWN = f"(hospital_id, service_date) in (select hospital_id, service_date from {KNOWN_DAYS})"
 
 #: Of a day on which nobody came to the hospital there is none: who leaves then is only who stayed over night.
 _SHARE = "case when is_landed then 100.0 * numerator_count / nullif(denominator_count, 0) end"
@@ -88,6 +98,22 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
         {name: Measured(_SHARE, "denominator_count")},
         _SHARE_TOTALS,
     )
+
+
+def is_covered(mart: Mart, where: Slice) -> bool:
+    """Whether every hospital of a slice of which any day is known has delivered all of its days."""
+    (row,) = mart.sliced(
+        f"""
+        select coalesce(bool_and(days = $days), false) as is_covered
+        from (
+            select count_if(is_delivered) as days from {KNOWN_DAYS}
+            where $hospital in ('all', hospital_id) and service_date between $first and $last group by hospital_id
+        )
+        """,
+        where,
+        days=where.days,
+    )
+    return bool(row["is_covered"])
 
 
 def physicians(mart: Mart, where: Slice) -> list[Row]:

@@ -32,7 +32,9 @@ def today(mart: Mart, where: Slice) -> list[Card]:
         detail = f"none of this day is published yet; usual {by}: {usual}" if usual else "none is published yet"
         cards.append(_card("today-arrivals", f"Arrived on {_name(day)}", "\u2013", detail, came))
     else:
-        detail = f"{by}; {_against(found, day)}" if usual else by
+        some = f", at {found['hospitals_count']} of {found['known_count']} hospitals"
+        at = by + (some if found["hospitals_count"] < found["known_count"] else "")
+        detail = f"{at}; {_against(found, day)}" if usual else at
         cards.append(
             _card("today-arrivals", f"Arrived on {_name(day)} so far", number(found["arrivals"]), detail, came)
         )
