@@ -342,10 +342,16 @@ def kpi_arrivals_hourly(stored: Stored) -> Expected:
     }
 
 
+def last_day_over(stored: Stored) -> date:
+    """The last day that has ended everywhere on Earth: the zone that is last is twelve hours behind."""
+    return (stored.as_of - 12 * HOUR).date() - DAY
+
+
 def kpi_peak_hours(stored: Stored) -> Expected:
     existing: Counter[tuple[Any, ...]] = Counter()
     arrivals: Counter[tuple[Any, ...]] = Counter()
-    hours = kpi_arrivals_hourly(stored)
+    # A day that goes on has hours in which nobody can have come yet.
+    hours = {key: row for key, row in kpi_arrivals_hourly(stored).items() if key[0] <= last_day_over(stored)}
     came: dict[str, set[date]] = defaultdict(set)
     for (day, hospital, _), row in hours.items():
         if row["arrivals_count"]:
@@ -524,14 +530,17 @@ def kpi_procedures(stored: Stored) -> Expected:
 
 
 def kpi_physician_workload_daily(stored: Stored) -> Expected:
-    """New patients by day of arrival and first provider, and hours by day of the shift's start."""
+    """New patients by day of arrival and first provider, and hours in the department by day of the shift's start."""
     visits = Counter(
         (v["service_date"], v["doctor_key"])
         for v in _real(stored.visits)
         if v["doctor_key"] != -2 and not _left_unseen(v)
     )
     hours: dict[tuple[Any, ...], float] = defaultdict(float)
+    departments = stored.dimension("department")
     for row in stored.rows("facts.fact_doctor_shifts"):
+        if departments[row["department_key"]]["department_name"] != "Emergency":
+            continue
         hours[row["service_date"], row["doctor_key"]] += (row["shift_end_at"] - row["shift_start_at"]) / HOUR
     return {
         key: {"visit_count": visits[key], "shift_hours": hours.get(key, 0.0)} for key in visits.keys() | hours.keys()
@@ -541,7 +550,9 @@ def kpi_physician_workload_daily(stored: Stored) -> Expected:
 def kpi_physician_workload(stored: Stored) -> Expected:
     visits: Counter[int] = Counter()
     hours: dict[int, float] = defaultdict(float)
-    for (_, doctor), row in kpi_physician_workload_daily(stored).items():
+    for (day, doctor), row in kpi_physician_workload_daily(stored).items():
+        if day > last_day_over(stored):
+            continue
         visits[doctor] += row["visit_count"]
         hours[doctor] += row["shift_hours"]
     hospital_of = {key: row["hospital_key"] for key, row in stored.dimension("doctor").items()}
@@ -1620,6 +1631,7 @@ def kpi_staffing_hourly(stored: Stored) -> Expected:
     return {
         key: {**row, "staffed_hours_count": len(attendings[key]), "attendings_sum_count": sum(attendings[key])}
         for key, row in kpi_arrivals_hourly(stored).items()
+        if key[0] <= last_day_over(stored)
     }
 
 

@@ -272,6 +272,10 @@ class Oracle:
                 found = found.filter(col(column) == chosen)
         return found
 
+    def over(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Rows of days that were over when it was published."""
+        return rows.filter(col("service_date") <= self.known.complete_until)
+
     def known_days(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows of days since their hospital began, but for more than a month without any record of it."""
         found = self.hospital_days[0]
@@ -604,7 +608,7 @@ def _critical(o: Oracle, where: Slice, visits: int) -> Facts:
 def _doctors(o: Oracle, where: Slice) -> Facts:
     home = o.at("kpi_physician_workload", where).select("doctor_key").filter(col("doctor_key") > 0)
     days = o.table("kpi_physician_workload_daily").join(home, on="doctor_key")
-    days = days.filter(
+    days = o.over(days).filter(
         col("service_date").is_between(where.first, where.last) & ((col("visit_count") > 0) | (col("shift_hours") > 0))
     )
     hours, visits = days["shift_hours"].sum() or 0, total(days, "visit_count")
@@ -637,7 +641,7 @@ def _departments(o: Oracle, where: Slice) -> Facts | None:
 def _peak_hours(o: Oracle, where: Slice) -> Facts | None:
     rows = o.known_days(o.table("kpi_arrivals_hourly"))
     rows = rows if where.hospital == "all" else rows.filter(col("hospital_id") == where.hospital)
-    rows = rows.filter(col("service_date").is_between(where.first, where.last))
+    rows = o.over(rows).filter(col("service_date").is_between(where.first, where.last))
     by = (
         rows.group_by("iso_weekday_number", "hour_of_day")
         .agg(col("arrivals_count").sum(), col("existing_hours_count").sum())
@@ -1029,7 +1033,7 @@ def workforce(o: Oracle, where: Slice) -> Told:
     )
     told["load-trend"] = said_by_chart(chart, "/h", 2) or None
     inside = (
-        o.table("kpi_physician_workload_daily")
+        o.over(o.table("kpi_physician_workload_daily"))
         .join(home, on="doctor_key")
         .filter(col("service_date").is_between(where.first, where.last))
     )
@@ -1050,7 +1054,7 @@ def _cover(o: Oracle, where: Slice) -> Told:
     told: Told = {"staffing": None, "pressure": None}
     if not o.has("kpi_staffing_hourly"):
         return told
-    rows = o.known_days(o.of("kpi_staffing_hourly", where, is_pooled=False))
+    rows = o.known_days(o.over(o.of("kpi_staffing_hourly", where, is_pooled=False)))
     by = (
         rows.group_by("iso_weekday_number", "hour_of_day")
         .agg(

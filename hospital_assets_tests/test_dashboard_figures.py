@@ -530,6 +530,10 @@ def test_what_doctors_without_a_roster_see_is_in_nobodys_hours() -> None:
     assert {point.value for point in workload(mart, where).points["load"]} == {2.0}
     card = doctors_card(active_doctors(mart, where))
     assert (card.value, card.detail) == ("2", "2.00 new patients per shift hour")
+    # A night of the day in progress is still to come.
+    today = first + timedelta(days=28)
+    mart.connection.execute("insert into kpis.kpi_physician_workload_daily values (?, 1, 2, 50.0)", [today])
+    assert doctors_card(active_doctors(mart, replace(where, last=today))) == card
     alone = replace(where, hospital="H2")
     assert workload(mart, alone).points["load"] == []
     assert doctors_card(active_doctors(mart, alone)).detail == "8,400 visits"
@@ -595,6 +599,15 @@ def test_hours_before_a_hospital_began_are_none_without_patients() -> None:
         assert {row["arrivals_per_hour"] for row in rows} == {2.0}
         assert sum(row["existing_hours_count"] for row in rows) == 24 * days
         assert {row["per_doctor"] for row in staff_by_hour(mart, where)} == {2.0}
+    # On the day in progress nobody has come yet to the hours ahead.
+    mart.__dict__["known"] = replace(mart.known, complete_until=mart.known.last - timedelta(days=1))
+    for table in ("arrivals", "staffing"):
+        mart.connection.execute(
+            f"update kpis.kpi_{table}_hourly set arrivals_count = 0 where service_date = $1 and hour_of_day > 6",
+            [mart.known.last],
+        )
+    assert {row["arrivals_per_hour"] for row in arrivals_by_hour(mart, where)} == {2.0}
+    assert {row["per_doctor"] for row in staff_by_hour(mart, where)} == {2.0}
 
 
 def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:

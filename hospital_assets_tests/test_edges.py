@@ -659,7 +659,7 @@ def test_hours_in_which_nobody_came_count(on: Engine) -> None:
     )
 
     def rate(frame: pl.DataFrame) -> float:
-        out = collect(peak_hours(on(frame), on(hospitals), on(dates)))
+        out = collect(peak_hours(on(frame), on(hospitals), on(dates), date(2027, 5, 1)))
         (found,) = out.filter(hospital_id="all", iso_weekday_number=1, hour_of_day=10)["arrivals_per_hour"]
         return float(found)
 
@@ -693,12 +693,16 @@ def test_hours_of_a_hospital_are_those_since_it_began_and_while_it_delivers(on: 
             for hour in range(24)
         ]
     )
-    out = collect(peak_hours(on(hourly), on(places), on(dates))).filter(hour_of_day=10)
-    found = {
-        name: (rows["existing_hours_count"].sum(), rows["arrivals_count"].sum())
-        for (name,), rows in out.partition_by("hospital_id", as_dict=True).items()
-    }
-    assert found == {"H1": (70, 180), "H2": (10, 30), "H3": (30, 90), "all": (110, 300)}
+    def found(last: date) -> dict[Any, tuple[int, int]]:
+        out = collect(peak_hours(on(hourly), on(places), on(dates), last)).filter(hour_of_day=10)
+        return {
+            name: (rows["existing_hours_count"].sum(), rows["arrivals_count"].sum())
+            for (name,), rows in out.partition_by("hospital_id", as_dict=True).items()
+        }
+
+    assert found(days[-1]) == {"H1": (70, 180), "H2": (10, 30), "H3": (30, 90), "all": (110, 300)}
+    # While the last day goes on, its hours are none yet.
+    assert found(days[-2]) == {"H1": (69, 180), "H2": (9, 27), "H3": (29, 87), "all": (107, 294)}
 
 
 def diagnosis(line: int, code: str, rank: str, written: str | None, file: str = "f") -> dict[str, Any]:

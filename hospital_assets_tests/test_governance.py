@@ -1355,7 +1355,11 @@ def test_a_margin_solver_recovers_no_small_cell() -> None:
 
 
 def protected(
-    tables: dict[str, list[dict[str, object]]], *, absent: str = "", secret: bytes = b"secret"
+    tables: dict[str, list[dict[str, object]]],
+    *,
+    absent: str = "",
+    secret: bytes = b"secret",
+    until: date = date.max,
 ) -> dict[str, list[dict[str, object]]]:
     """KPI tables with some rows, as they are published to whom small cells are protected from; other columns are 0."""
     with duckdb.connect() as connection:
@@ -1374,13 +1378,26 @@ def protected(
             masks = tuple((c, SHIPPED.mask_of("executive", name, c)) for c in contract.columns)
             source = contract.qualified_name
             published.append(PublishedTable(contract, masks, "", source, absent=frozenset([absent] if absent else ())))
-        found = protect_small_cells(connection, SHIPPED, published, secret).tables(published)
+        found = protect_small_cells(connection, SHIPPED, published, secret, until).tables(published)
         shown: dict[str, list[dict[str, object]]] = {}
         for table in found:
             result = connection.execute(f"select * from {table.source} order by all")
             names = [str(column[0]) for column in result.description]
             shown[table.contract.name] = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
         return shown
+
+
+def test_a_total_of_days_that_are_over_adds_up_those_alone() -> None:
+    days = date(2026, 1, 5), date(2026, 1, 12)
+    hour = {"hospital_id": "H1", "iso_weekday_number": 1, "hour_of_day": 9, "existing_hours_count": 1}
+    tables = {
+        "kpi_arrivals_hourly": [{**hour, "service_date": day, "arrivals_count": 102} for day in days],
+        "kpi_peak_hours": [{**hour, "arrivals_count": 102}],
+    }
+    shown = protected(tables, until=days[0])
+    (over,) = (row for row in shown["kpi_arrivals_hourly"] if row["service_date"] == days[0])
+    (total,) = shown["kpi_peak_hours"]
+    assert total["arrivals_count"] == total["arrivals_per_hour"] == over["arrivals_count"]
 
 
 def test_one_number_is_rounded_once_for_all_tables() -> None:

@@ -13,7 +13,9 @@ import pytest
 from hospital_assets.assets.facts.vitals import other_observations
 from hospital_assets.assets.kpis import deterioration
 from hospital_assets.assets.kpis.pathways import handovers, pathways, stages
+from hospital_assets.assets.kpis.people import kpi_physician_workload, kpi_physician_workload_daily
 from hospital_assets.assets.kpis.shifts import kpi_staffing_hourly, shift_patterns
+from hospital_assets.assets.resources import ClockResource
 from hospital_assets.checks.accounting import population_count
 from hospital_assets.checks.kinds import ADDS_UP, COLUMNS, CONTRACT_KINDS, REFERENCES
 from hospital_assets.contracts import CONTRACTS
@@ -26,6 +28,8 @@ from hospital_assets_tests.test_transforms import collect
 DAY = date(2026, 1, 1)
 #: Later than everything.
 NOW = datetime(2026, 1, 9, tzinfo=UTC)
+#: The moment at which the day is over everywhere.
+AFTER_DAY = ClockResource(data_dir="nowhere", first_service_date="2026-01-01", last_service_date="2026-01-01")
 CLOCKS = ("arrival_at", "triage_at", "room_at", "provider_at", "decision_at", "departure_at", "handover_at")
 
 
@@ -242,12 +246,13 @@ def test_rest_is_measured_from_the_last_end_of_all_earlier_shifts(on: Engine) ->
 def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> None:
     arrivals = pl.DataFrame(
         {
-            "service_date": [DAY] * 2,
-            "hospital_id": ["H1"] * 2,
-            "iso_weekday_number": [4] * 2,
-            "hour_of_day": [9, 10],
-            "arrivals_count": [6, 3],
-            "existing_hours_count": [1, 1],
+            # The last day goes on.
+            "service_date": [DAY, DAY, DAY + timedelta(days=1)],
+            "hospital_id": ["H1"] * 3,
+            "iso_weekday_number": [4, 4, 5],
+            "hour_of_day": [9, 10, 9],
+            "arrivals_count": [6, 3, 1],
+            "existing_hours_count": [1] * 3,
         }
     )
     crowding = pl.DataFrame(
@@ -260,10 +265,27 @@ def test_staff_stand_beside_the_arrivals_of_the_same_local_hour(on: Engine) -> N
         }
     )
     hospitals = pl.DataFrame({"hospital_id": ["H1"], "time_zone": ["America/Chicago"]})
-    out = kpi_staffing_hourly(on(arrivals), on(crowding), on(hospitals))
+    out = kpi_staffing_hourly(on(arrivals), on(crowding), on(hospitals), clock=AFTER_DAY)
     nine, ten = collect(out).sort("hour_of_day").iter_rows(named=True)
     assert (nine["arrivals_count"], nine["attendings_sum_count"], nine["staffed_hours_count"]) == (6, 2, 1)
     assert (ten["arrivals_count"], ten["attendings_sum_count"], ten["staffed_hours_count"]) == (3, 0, 0)
+
+
+def test_hours_of_doctors_are_those_worked_in_the_emergency_department(on: Engine) -> None:
+    """Of two with a shift one is on a ward; tomorrow's shift is known, its patients are not."""
+    tomorrow = DAY + timedelta(days=1)
+    seen = {"service_date": DAY, "doctor_key": 1, "is_cancelled": False, "is_lwbs": False}
+    shifts = pl.DataFrame(
+        [(DAY, 1, 1, 8.0), (DAY, 2, 2, 160.0), (tomorrow, 1, 1, 12.0)],
+        ["service_date", "doctor_key", "department_key", "shift_hours"],
+        orient="row",
+    )
+    departments = pl.DataFrame({"department_key": [1, 2], "department_name": ["Emergency", "Surgery"]})
+    daily = collect(kpi_physician_workload_daily(on(pl.DataFrame([seen] * 4)), on(shifts), on(departments)))
+    assert daily.sort("service_date").rows() == [(DAY, 1, 4, 8.0), (tomorrow, 1, 0, 12.0)]
+    doctors = pl.DataFrame({"doctor_key": [1, 2], "doctor_id": ["D1", "D2"], "hospital_key": [1, 1]})
+    (only,) = collect(kpi_physician_workload(on(daily), on(doctors), clock=AFTER_DAY)).to_dicts()
+    assert (only["doctor_key"], only["visits_per_shift_hour"], only["active_days_count"]) == (1, 0.5, 1)
 
 
 # Deterioration --------------------------------------------------------------------------------------

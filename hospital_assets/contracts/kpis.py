@@ -129,6 +129,7 @@ ARRIVALS = Measure(
     "/h",
     "all visits not cancelled",
     "hillmaker",
+    exclusions="by weekday, days that are not over: hours of theirs are still to come.",
     variants="the hour skipped in spring existed 0 times that day, the one repeated twice. Hours in which nobody came "
     f"count, on days without any record, too, from the hospital's first arrival on, in gaps of up to "
     f"{LONGEST_QUIET_DAYS} days.",
@@ -147,7 +148,7 @@ class KpiArrivalsHourly(
 
     iso_weekday_number = column(ge=1, le=7)
     hour_of_day = column(ge=0, le=23)
-    existing_hours_count = column("1; 0 when clocks go forward, 2 when they go back.")
+    existing_hours_count = column("1; 0 when clocks go forward, 2 when they go back. Hours still to come have one, too.")
     arrivals_count = column("Visits that arrived in the hour.")
 
 
@@ -348,10 +349,11 @@ class KpiTriageMix(
 
 WORKLOAD = Measure(
     "Physician workload",
-    "New patients by first provider, per hour on shift.",
+    "New patients by first provider, per hour on shift in the emergency department.",
     "/h",
     "visits with a provider, and those of an unknown one; who left without being seen is nobody's workload",
     "EMJ 2018;35:317",
+    exclusions="in the whole period, days that are not over: shifts are known ahead, patients are not.",
     variants="limits are three standard deviations of chance (Poisson) around what the "
     "doctors of the hospital see per hour; without shifts, per doctor.",
 )

@@ -177,6 +177,7 @@ class Rounded(_Strict):
         averages: figures of the group of n patients, shown to `decimals`.
         drop: columns that would give the counts away.
         sum_of: the table whose rows, as they are shown, add up to these; `rates` is what the tables of `metrics` show.
+        whole_days: whether the table is of days that are over, and those alone are added up.
         renamed: population -> what it is called there, and parts of it that are there, too; the other counts are
             rounded as parts of the rest.
         ratios: figure -> (count, hours), computed anew from what is shown.
@@ -195,6 +196,7 @@ class Rounded(_Strict):
     averages: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
     sum_of: str = ""
+    whole_days: bool = False
     renamed: dict[str, str] = Field(default_factory=dict)
     ratios: dict[str, tuple[str, str]] = Field(default_factory=dict)
     pooled: dict[str, tuple[str, str]] = Field(default_factory=dict)

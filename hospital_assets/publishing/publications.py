@@ -36,6 +36,7 @@ from typing import Any, Self
 
 import duckdb
 
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS, Contract
 from hospital_assets.files import StateError, flush_all, read_state, replace_text
 from hospital_assets.publishing.audience import Audience, PublishedTable, has_audience
@@ -373,7 +374,7 @@ def publish_all(
 
     def made(some: Sequence[Audience]) -> list[Made | Exception]:
         with warehouse.second_connection() as own:
-            protected = functools.cache(lambda: _protected(own, policy, key))
+            protected = functools.cache(lambda: _protected(own, policy, key, last_whole_day(data_as_of)))
 
             def outcome(audience: Audience) -> Made | Exception:
                 try:
@@ -410,11 +411,12 @@ def _is_protected(policy: Policy, role: RoleName) -> bool:
     return policy.roles[role].small_cells == "protect"
 
 
-def _protected(warehouse: Warehouse, policy: Policy, key: Callable[[], SecretKey]) -> Protected:
+def _protected(warehouse: Warehouse, policy: Policy, key: Callable[[], SecretKey], until: date) -> Protected:
     """Protected copies of what anybody gets protected: the same ones for all, whoever is published to."""
     roles = [role for role in policy.roles if _is_protected(policy, role)]
     tables = {table.contract.name: table for role in roles for table in plan(warehouse, policy, Audience(role))}
-    return protect_small_cells(warehouse.connection, policy, list(tables.values()), key().derived("rounding"))
+    secret = key().derived("rounding")
+    return protect_small_cells(warehouse.connection, policy, list(tables.values()), secret, until)
 
 
 @contextlib.contextmanager

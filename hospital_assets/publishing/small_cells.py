@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 import duckdb
@@ -230,13 +231,18 @@ class Protected:
 
 
 def protect_small_cells(
-    connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable], secret: bytes
+    connection: duckdb.DuckDBPyConnection,
+    policy: Policy,
+    tables: Sequence[PublishedTable],
+    secret: bytes,
+    until: date,
 ) -> Protected:
     """Make protected copies of tables.
 
     Args:
         secret: decides what is rounded up and what down, the same way in every version, so that
             publishing often tells nothing more.
+        until: the last day that is over.
     """
     rules = policy.small_cells
     hidden = _hidden_rows(connection, rules, {t.contract.name for t in tables}) | {
@@ -256,7 +262,7 @@ def protect_small_cells(
         elif name in rules.rounded:
             if rules.rounded[name].sum_of == _RATES and _make_rates(connection, rules, there):
                 there[_RATES] = _COUNTS_OF_RATES
-            _round_table(connection, table, rules, hidden.get(name, set()), secret, there)
+            _round_table(connection, table, rules, hidden.get(name, set()), secret, there, until)
             there[name] = [column.name for column in _stored_columns(table)]
             done[name] = {"rounded_to": rules.base, **left_out}
     return Protected(rules, done)
@@ -403,6 +409,7 @@ def _round_table(
     hidden: set[Cell],
     secret: bytes,
     there: Mapping[str, Sequence[str]],
+    until: date,
 ) -> None:
     """A copy of the table with rounded counts and what follows from them; in hidden rows the keys only.
 
@@ -415,7 +422,7 @@ def _round_table(
     axes = _axes(connection, table)
     key = ", ".join(map(quoted, contract.key))
     plain = ", ".join(quoted(column) for column in contract.key if column not in axes)
-    source = _source_of(contract, how, counts, there)
+    source = _source_of(contract, how, counts, there, until)
     summed = [count for count in counts if count != how.visits]
     shown = "".join(
         f", {_rounded(count, contract, rules.base, source)} as {quoted(f'shown {count}')}" for count in counts
@@ -593,7 +600,7 @@ class _Source:
 
 
 def _source_of(
-    contract: Contract, how: Rounded, counts: Sequence[str], there: Mapping[str, Sequence[str]]
+    contract: Contract, how: Rounded, counts: Sequence[str], there: Mapping[str, Sequence[str]], until: date
 ) -> _Source | None:
     """Where a table's counts are shown in parts; None where that table is not published."""
     if how.sum_of not in there:
@@ -602,11 +609,12 @@ def _source_of(
     periods = {"period_month": "date_trunc('month', service_date)::date", "iso_weekday_number": "isodow(service_date)"}
     by = {column: periods.get(column, quoted(column)) for column in contract.key if column in {*key, *periods}}
     wanted = dict.fromkeys([*counts, *(count for share in how.shares.values() for count in share)])
+    over = f"where service_date <= {literal(until.isoformat())}" if how.whole_days else ""
     names = how.renamed or {count: count for count in wanted if count in there[how.sum_of]}
     query = (
         f"select {', '.join(f'{made} as {quoted(column)}' for column, made in by.items())}, "
         + ", ".join(f"sum({quoted(name)}) as {quoted(f'taken {count}')}" for count, name in names.items())
-        + f" from temp.protected_{how.sum_of} {_where_total(key, by)} group by all"
+        + f" from (from temp.protected_{how.sum_of} {over}) {_where_total(key, by)} group by all"
     )
     columns = {count: quoted(f"taken {count}") for count in names}
     if not how.renamed:

@@ -1,11 +1,15 @@
 """Peak hours: arrivals by local hour and weekday, per hour that existed."""
 
+from datetime import date
+
 import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.dimensions.calendar import local_hours
 from hospital_assets.assets.kpis.totals import with_totals
+from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
 from hospital_assets.warehouse.dialect import Frame, checkpoint, explode_days, explode_hours
@@ -110,16 +114,24 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_peak_hours"))
-def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame) -> Frame:
+def kpi_peak_hours(
+    kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame, clock: ClockResource
+) -> Frame:
     """Arrivals per existing hour by weekday and hour, for each hospital and all of them."""
-    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date).select(
+    return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date, last_whole_day(clock.now())).select(
         nw.col(*CONTRACTS["kpi_peak_hours"].column_names)
     )
 
 
-def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame) -> Frame:
-    """Arrivals per hour that existed, days on which nobody came among them."""
+def peak_hours(hourly: Frame, hospitals: Frame, dates: Frame, last: date) -> Frame:
+    """Arrivals per hour that existed, days on which nobody came among them.
+
+    Args:
+        hourly: as kpi_arrivals_hourly.
+        last: the last day that is over; of later ones there are hours still to come.
+    """
     at = ["hospital_id", "service_date"]
+    hourly = hourly.filter(nw.col("service_date") <= nw.lit(last))
     known = checkpoint(days_of_hospitals(hourly))
     # Of days without a record of anybody there are no hours yet.
     quiet = known.join(hourly.select(*at).unique(), on=at, how="anti")

@@ -9,7 +9,7 @@ from hospital_assets.assets.declare import table
 from hospital_assets.assets.dedupe import newest_of_each
 from hospital_assets.assets.facts.bed_occupancy import department_hours
 from hospital_assets.assets.facts.undelivered import lacks_any
-from hospital_assets.assets.kpis.occupancy import EMERGENCY
+from hospital_assets.assets.kpis.occupancy import EMERGENCY, in_emergency
 from hospital_assets.assets.resources import ClockResource
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
@@ -59,11 +59,8 @@ def kpi_crowding_hourly(
         .group_by("visit_id")
         .agg(ventilated_at=nw.col("performed_at").min())
     )
-    departments = dim_department.select("department_key", "department_name")
-    shifts = (
-        fact_doctor_shifts.join(departments, on="department_key", how="left")
-        .filter(nw.col("department_name") == EMERGENCY)
-        .join(dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left")
+    shifts = in_emergency(fact_doctor_shifts, dim_department).join(
+        dim_hospital.select("hospital_key", "hospital_id"), on="hospital_key", how="left"
     )
     now = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
     visits = checkpoint(with_presence(visits.join(ventilated, on="visit_id", how="left"), period))

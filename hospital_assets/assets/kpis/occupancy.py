@@ -27,6 +27,12 @@ EMERGENCY = "Emergency"
 ALL_INPATIENT = "all inpatient"
 
 
+def in_emergency(rows: Frame, departments: Frame) -> Frame:
+    """Rows of emergency departments, by `department_key`."""
+    own = departments.filter(nw.col("department_name") == EMERGENCY).select("department_key")
+    return rows.join(own, on="department_key", how="semi")
+
+
 @dg.multi_asset(
     **several_tables("bed_use", "kpi_occupancy_daily", "kpi_department_flow_daily"),
     # A stay of any earlier day may still occupy a bed.

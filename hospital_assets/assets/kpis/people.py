@@ -8,7 +8,10 @@ import dagster as dg
 import narwhals as nw
 
 from hospital_assets.assets.declare import table
+from hospital_assets.assets.kpis.occupancy import in_emergency
 from hospital_assets.assets.kpis.totals import distinct_count, share_pct, with_totals
+from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import NOT_YET_KEY
 from hospital_assets.measures.poisson_limits import with_poisson_limits
@@ -21,8 +24,10 @@ AGE_BANDS = (0, 1, 5, 15, 18, 25, 35, 45, 55, 65, 75, 85, 90)
 
 
 @dg.asset(**table("kpi_physician_workload_daily"))
-def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shifts: Frame) -> Frame:
-    """New patients and shift hours of each doctor and day."""
+def kpi_physician_workload_daily(
+    fact_emergency_visits: Frame, fact_doctor_shifts: Frame, dim_department: Frame
+) -> Frame:
+    """New patients and hours on shift in the emergency department, of each doctor and day."""
     seen = (
         fact_emergency_visits.filter(nw.col("doctor_key") != NOT_YET_KEY, ~nw.col("is_cancelled"), ~nw.col("is_lwbs"))
         .group_by("service_date", "doctor_key")
@@ -30,7 +35,8 @@ def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shift
         .with_columns(shift_hours=nw.lit(0.0))
     )
     worked = (
-        fact_doctor_shifts.group_by("service_date", "doctor_key")
+        in_emergency(fact_doctor_shifts, dim_department)
+        .group_by("service_date", "doctor_key")
         .agg(shift_hours=exact_sum("shift_hours"))
         .with_columns(visit_count=nw.lit(0))
     )
@@ -50,10 +56,15 @@ def kpi_physician_workload_daily(fact_emergency_visits: Frame, fact_doctor_shift
 
 
 @dg.asset(**table("kpi_physician_workload"))
-def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Frame) -> Frame:
+def kpi_physician_workload(
+    kpi_physician_workload_daily: Frame, dim_doctor: Frame, clock: ClockResource
+) -> Frame:
     """New patients, shift hours, patients per shift hour, and what chance makes of them."""
+    # Shifts are known ahead, patients are not.
+    over = nw.col("service_date") <= nw.lit(last_whole_day(clock.now()))
     doctors = (
-        kpi_physician_workload_daily.group_by("doctor_key")
+        kpi_physician_workload_daily.filter(over)
+        .group_by("doctor_key")
         .agg(visit_count=nw.col("visit_count").sum(), shift_hours=exact_sum("shift_hours"), active_days_count=nw.len())
         .join(dim_doctor.select("doctor_key", "doctor_id", "hospital_key"), on="doctor_key", how="left")
         .with_columns(

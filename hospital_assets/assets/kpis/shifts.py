@@ -5,6 +5,8 @@ import narwhals as nw
 
 from hospital_assets.assets.declare import table
 from hospital_assets.assets.kpis.totals import count_if, with_totals
+from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import last_whole_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.contracts.dimensions import UNKNOWN_KEY
 from hospital_assets.measures.thresholds import (
@@ -80,8 +82,10 @@ def shift_patterns(shifts: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_staffing_hourly"))
-def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, dim_hospital: Frame) -> Frame:
-    """Arrivals in each local hour of each day, and the doctors on shift at its start."""
+def kpi_staffing_hourly(
+    kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, dim_hospital: Frame, clock: ClockResource
+) -> Frame:
+    """Arrivals in each local hour of each day that is over, and the doctors on shift at its start."""
     hours = local_clocks(
         kpi_crowding_hourly.join(dim_hospital.select("hospital_id", "time_zone"), on="hospital_id", how="left"),
         {"_hour_local": "hour_start_at"},
@@ -94,5 +98,6 @@ def kpi_staffing_hourly(kpi_arrivals_hourly: Frame, kpi_crowding_hourly: Frame, 
         .agg(staffed_hours_count=nw.len(), attendings_sum_count=nw.col("attendings_count").sum())
     )
     zero = {name: nw.coalesce(nw.col(name), nw.lit(0)) for name in ("staffed_hours_count", "attendings_sum_count")}
-    found = kpi_arrivals_hourly.join(doctors, on=key, how="left").with_columns(**zero)
+    arrivals = kpi_arrivals_hourly.filter(nw.col("service_date") <= nw.lit(last_whole_day(clock.now())))
+    found = arrivals.join(doctors, on=key, how="left").with_columns(**zero)
     return found.select(CONTRACTS["kpi_staffing_hourly"].column_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, average, over_time
-from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN
+from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN, of_days_over
 from hospital_assets.dashboard.slices import Slice
 from hospital_assets.measures.triage import CRITICAL_LEVELS
 from hospital_assets.measures.words import sql_list
@@ -107,14 +107,14 @@ def waits_by_department(mart: Mart, where: Slice) -> list[Row]:
 
 
 def arrivals_by_hour(mart: Mart, where: Slice) -> list[Row]:
-    """Arrivals per hospital and hour that existed, by weekday and local hour."""
+    """Arrivals per hospital and hour that existed on days that are over, by weekday and local hour."""
     return mart.sliced(
         "select iso_weekday_number, hour_of_day, sum(arrivals_count)::bigint as arrivals_count, "
         "sum(existing_hours_count)::bigint as existing_hours_count, "
         "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour "
         "from kpis.kpi_arrivals_hourly where $hospital in ('all', hospital_id) "
         f"and service_date between $first and $last and {IS_KNOWN} group by all order by 1, 2",
-        where,
+        of_days_over(mart, where),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
@@ -100,6 +101,11 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
     )
 
 
+def of_days_over(mart: Mart, where: Slice) -> Slice:
+    """A slice without days that were not over when the data were published: their shifts and hours are still to come."""
+    return replace(where, last=min(where.last, mart.known.complete_until))
+
+
 def is_covered(mart: Mart, where: Slice) -> bool:
     """Whether every hospital of a slice of which any day is known has delivered all of its days."""
     (row,) = mart.sliced(
@@ -129,7 +135,10 @@ def physicians(mart: Mart, where: Slice) -> list[Row]:
 
 
 def active_doctors(mart: Mart, where: Slice) -> Row:
-    """Doctors with a shift or a patient in the period, their visits, and those of doctors who have shifts at all."""
+    """Doctors with a shift or a patient in the period, their visits, and those of doctors who have shifts at all.
+
+    Of days that are over.
+    """
     (row,) = mart.sliced(
         "select count(distinct doctor_key)::bigint as doctors_count, "
         "coalesce(sum(d.visit_count), 0)::bigint as visit_count, "
@@ -141,7 +150,7 @@ def active_doctors(mart: Mart, where: Slice) -> Row:
         "join dimensions.dim_hospital h using (hospital_key) "
         "where doctor_key > 0 and (d.visit_count > 0 or d.shift_hours > 0) "
         "and $hospital in ('all', h.hospital_id) and service_date between $first and $last",
-        where,
+        of_days_over(mart, where),
     )
     return row
 

@@ -55,7 +55,7 @@ def workforce(mart: Mart, where: Slice) -> Page:
             "Hours on shift",
             number(active["shift_hours"]),
             "h",
-            "in the period",
+            "on days of the period that are over",
             measure=measure,
             ignores=ignores,
         ),

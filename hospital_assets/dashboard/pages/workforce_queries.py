@@ -7,7 +7,7 @@ from dataclasses import replace
 from hospital_assets.contracts.forecasts import DOCTOR, ROSTERS
 from hospital_assets.contracts.kpis import ALL
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_newest, of_table, over_time
-from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN
+from hospital_assets.dashboard.pages.shared_queries import IS_KNOWN, of_days_over
 from hospital_assets.dashboard.slices import Slice
 
 
@@ -30,7 +30,7 @@ def staff_by_hour(mart: Mart, where: Slice) -> list[Row]:
     """Doctors on shift and arrivals in each local hour of the week, means per hospital; arrivals per doctor if any."""
     return of_table(
         mart,
-        where,
+        of_days_over(mart, where),
         "kpi_staffing_hourly",
         "iso_weekday_number, hour_of_day, "
         "sum(arrivals_count) / nullif(sum(existing_hours_count), 0) as arrivals_per_hour, "
