@@ -66,6 +66,11 @@ def end_of_day(day: date, time_zone: str) -> datetime:
     return datetime.combine(day + timedelta(days=1), time(), ZoneInfo(time_zone)).astimezone(UTC)
 
 
+def over_everywhere(day: date) -> datetime:
+    """When a day is over in every time zone."""
+    return datetime.combine(day + timedelta(days=1), _LAST_MIDNIGHT)
+
+
 def last_whole_day(now: datetime) -> date:
     """The latest day that is over in every time zone."""
     return (now.astimezone(UTC) - timedelta(hours=12)).date() - timedelta(days=1)
@@ -80,4 +85,4 @@ def is_live(settings: Settings, wall: datetime | None = None) -> bool:
 def _end(settings: Settings) -> datetime | None:
     if settings.last_service_date is None:
         return None
-    return datetime.combine(settings.last_service_date + timedelta(days=1), _LAST_MIDNIGHT)
+    return over_everywhere(settings.last_service_date)

@@ -23,7 +23,7 @@ from hospital_assets.assets.dimensions.scd2 import changes_only, key_at, version
 from hospital_assets.assets.facts import doctor_shifts
 from hospital_assets.assets.facts.emergency_visits import measured, other_ends
 from hospital_assets.assets.facts.patient_flow import cancelled_visits, folded, visit_ends
-from hospital_assets.assets.facts.stale_partitions import by_day
+from hospital_assets.assets.facts.stale_partitions import UNDECIDED, by_day, overtaken
 from hospital_assets.assets.kpis.arrivals import arrivals_by_hour
 from hospital_assets.assets.kpis.people import age_band
 from hospital_assets.contracts import CONTRACTS
@@ -685,6 +685,32 @@ def test_a_shift_that_a_correction_has_moved_makes_its_old_day_stale(on: Engine)
         ("fact_doctor_shifts", days[0], 1),
         ("fact_doctor_shifts", days[1], 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("made", "now", "is_stale"),
+    [
+        ("02 10:00", "02 11:59", False),
+        ("02 10:00", "02 12:00", True),
+        ("02 12:30", "03 11:59", False),
+        ("02 12:30", "03 12:00", True),
+        # 72 hours after the day has ended everywhere nobody of it is there.
+        ("04 12:30", "09 00:00", True),
+        ("05 12:00", "09 00:00", False),
+    ],
+)
+def test_a_day_is_stale_while_time_alone_may_change_it(on: Engine, made: str, now: str, is_stale: bool) -> None:
+    as_of_at, at = (datetime.strptime(f"2026-03-{text}+0000", "%Y-%m-%d %H:%M%z") for text in (made, now))
+    rows = [(hospital, date(2026, 3, 1), as_of_at, waiting, 0) for hospital, waiting in (("H1", 1), ("H2", 0))]
+    kpi = pl.DataFrame(rows, ["hospital_id", "service_date", "as_of_at", "waiting", "pending"], orient="row")
+    found = collect(overtaken(on(kpi), ("waiting", "pending"), at))
+    assert found["hospital_id"].to_list() == ["H1"] * is_stale
+
+
+def test_every_kpi_of_a_moment_is_looked_at_again() -> None:
+    of_a_moment = {name for name, table in CONTRACTS.items() if table.partitioned and "as_of_at" in table.column_names}
+    assert of_a_moment == set(UNDECIDED)
+    assert all(set(counts) <= set(CONTRACTS[name].column_names) for name, counts in UNDECIDED.items())
 
 
 def departments(rows: list[tuple[str, str, str]], on: Engine) -> list[str]:

@@ -209,11 +209,11 @@ class StalePartitions(
     Table,
     name="stale_partitions",
     layer="facts",
-    grain="one fact table and service day",
+    grain="one table and service day",
     key=("table_name", "stale_date"),
     columns="row_count",
 ):
-    """Days whose stored facts do not agree with today's dimensions and flow; empty when all are up to date."""
+    """Days whose stored facts do not agree with today's dimensions and flow, or KPIs with the time; empty when none is."""
 
     row_count = column("Those that would be different now.", ge=1)
 

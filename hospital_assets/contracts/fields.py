@@ -470,7 +470,7 @@ FIELDS: Mapping[str, Field] = {
     "outcome": text("Whether it might."),
     "outcome_reason": text("Why it was refused or failed.", privacy="free_text"),
     "client": text("Where from.", privacy="quasi_identifier"),
-    "table_name": text("Fact table."),
+    "table_name": text("Fact table or KPI."),
     "stale_date": day("Service day to refresh."),
     # KPIs: rates and what is left out
     "period_month": day("First local day of the month."),

@@ -17,6 +17,7 @@ from hospital_assets.assets.cleaned.subjects import RULES
 from hospital_assets.checks.faults import FAULTS
 from hospital_assets.checks.kinds import KINDS
 from hospital_assets.contracts import CONTRACTS, Column, Contract, Layer
+from hospital_assets.measures import thresholds
 from hospital_assets.publishing.matrix import who_sees_what
 from hospital_assets.publishing.policy import shipped_policy
 
@@ -78,8 +79,9 @@ def metrics() -> list[dict[str, object]]:
 
 _SHARED_RULES = (
     "- What cannot be computed is null, never NaN or infinite: a check looks at every fraction of every table.",
-    "- `as_of_at` is now, in all rows alike. Where the last service day is over it is when that day has ended "
-    "everywhere on Earth, 12:00 UTC of the next: up to a day after the last record. Who is still there then has been "
+    "- `as_of_at` is when the row was made. While anybody of a day is there or waits, the day is made anew once a day, "
+    f"until {thresholds.LONGEST_PRESENCE_HOURS} hours after its end. Where the last service day is over it is when that "
+    "day has ended everywhere on Earth, 12:00 UTC of the next: up to a day after the last record. Who is still there then has been "
     "there until then, so the visits that were open when the records end look longer than they may have been.",
     "- Who is transferred to another hospital has departed, and is neither discharged nor admitted here: in the "
     "four-hour standard, the rates of leaving and ECAT as any visit, in OP-18 a stratum of its own, in boarding not at "
