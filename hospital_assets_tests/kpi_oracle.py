@@ -34,6 +34,8 @@ class Stored:
 
     def __init__(self, file: Path, as_of: datetime) -> None:
         self.as_of = as_of
+        #: The last service day; nobody who came later has landed.
+        self.last_day: date | None = None
         self._connection = duckdb.connect(str(file), read_only=True)
         self._connection.execute("set TimeZone = 'UTC'")
         self._rows: dict[str, list[Row]] = {}
@@ -889,6 +891,13 @@ def kpi_returns(stored: Stored) -> Expected:
         if visit["person"] is not None:
             by_person[visit["person"]].append(visit)
     window = 72 * HOUR
+    # To whichever hospital somebody returns: from the first midnight after the last day on, not all arrivals are known.
+    ends = [
+        datetime.combine(stored.last_day + DAY, time(), ZoneInfo(row["time_zone"]))
+        for key, row in stored.hospitals.items()
+        if key > 0 and stored.last_day is not None
+    ]
+    known_until = min([stored.as_of, *ends])
 
     def reason(visit: Row, with_left: bool) -> str | None:
         end, how = visit["departure_at"], visit["disposition"]
@@ -907,7 +916,7 @@ def kpi_returns(stored: Stored) -> Expected:
         others = [v for v in by_person[visit["person"]] if v is not visit]
         if any(v["arrival_at"] and v["arrival_at"] <= end and _ends_later(v, visit) for v in others):
             return "overlapping"
-        return "run_out" if end + window > stored.as_of else None
+        return "run_out" if end + window > known_until else None
 
     def _ends_later(other: Row, visit: Row) -> bool:
         if left_by_day(other):

@@ -126,6 +126,7 @@ def stored_in(settings: Settings) -> Stored:
     """The tables of a built directory; the moment they are as of is the one that they state."""
     stored = Stored(settings.warehouse_file, datetime.min.replace(tzinfo=UTC))
     (stored.as_of,) = {row["as_of_at"] for row in stored.rows("kpis.kpi_critical_waits_daily")}
+    stored.last_day = settings.last_service_date
     return stored
 
 

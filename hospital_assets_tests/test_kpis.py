@@ -37,7 +37,7 @@ from hospital_assets.assets.kpis.emergency import (
 from hospital_assets.assets.kpis.occupancy import department_flow, occupancy, peaks
 from hospital_assets.assets.kpis.people import with_chance_limits
 from hospital_assets.assets.kpis.readmissions import inpatient_stays, readmissions
-from hospital_assets.assets.kpis.returns import returns
+from hospital_assets.assets.kpis.returns import known_until, returns
 from hospital_assets.assets.kpis.stays import before_noon, length_of_stay, overstays
 from hospital_assets.checks.kinds import ADDS_UP
 from hospital_assets.contracts import CONTRACTS
@@ -508,6 +508,14 @@ def test_returns(on: Engine) -> None:
     assert found["discharged"]["excluded_unknown_patient_count"] == 2
     assert found["discharged"]["excluded_run_out_count"] == 1
     adds_up("kpi_returns", out.select(*CONTRACTS["kpi_returns"].column_names))
+
+
+def test_returns_are_known_until_the_first_hospital_has_no_more_days() -> None:
+    zones = ["America/Los_Angeles", "America/New_York"]
+    noon = at("2026-01-20 12:00")
+    assert known_until(noon, date(2026, 1, 19), zones) == at("2026-01-20 05:00")
+    assert known_until(at("2026-01-19 12:00"), date(2026, 1, 19), zones) == at("2026-01-19 12:00")
+    assert known_until(noon, None, zones) == known_until(noon, date(2026, 1, 19), []) == noon
 
 
 def test_the_first_arrival_after_departure_decides(on: Engine) -> None:

@@ -279,7 +279,8 @@ class KpiReturns(
             "died, disposition unknown, left (in the variants without them), patient unknown, another visit of the "
             "person under way at departure (nested, overlapping or continued: the one that ends last is the index; of "
             "those that end together the one that began last, then that of the higher number), "
-            f"less than {thresholds.RETURN_HOURS} hours before the data end.",
+            f"less than {thresholds.RETURN_HOURS} hours before the data end: now, or when the last service day has ended at "
+            "the first of the hospitals.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "
             "ends in admission.",

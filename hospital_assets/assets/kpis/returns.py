@@ -1,5 +1,8 @@
 """Returns: who is back in an emergency department within `RETURN_HOURS`."""
 
+from collections.abc import Iterable
+from datetime import date, datetime
+
 import dagster as dg
 import narwhals as nw
 
@@ -8,6 +11,7 @@ from hospital_assets.assets.kpis.emergency import with_hospital
 from hospital_assets.assets.kpis.episodes import with_following
 from hospital_assets.assets.kpis.totals import month_of, rates
 from hospital_assets.assets.resources import ClockResource
+from hospital_assets.clock import end_of_day
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.measures.lwbs import LEFT, NOT_DISCHARGED
 from hospital_assets.measures.presence import visit_until
@@ -45,8 +49,16 @@ def kpi_returns(
             "period_date",
         )
     )
-    data_end = nw.lit(clock.now()).cast(nw.Datetime("us", "UTC"))
-    return returns(checkpoint(visits), data_end).select(CONTRACTS["kpi_returns"].column_names)
+    members = dim_hospital.filter(nw.col("hospital_key") > 0, ~nw.col("time_zone").is_null())
+    zones = members.select("time_zone").unique().collect("polars")["time_zone"].to_list()
+    end = known_until(clock.now(), clock.settings.last_service_date, zones)
+    return returns(checkpoint(visits), nw.lit(end).cast(nw.Datetime("us", "UTC"))).select(CONTRACTS["kpi_returns"].column_names)
+
+
+def known_until(now: datetime, last_service_date: date | None, time_zones: Iterable[str]) -> datetime:
+    """Until when all hospitals' arrivals are known: now, or when the last service day has ended at the first of them."""
+    ends = [] if last_service_date is None else [end_of_day(last_service_date, zone) for zone in time_zones]
+    return min([now, *ends])
 
 
 def returns(visits: Frame, data_end: nw.Expr) -> Frame:
