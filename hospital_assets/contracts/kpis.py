@@ -129,7 +129,8 @@ ARRIVALS = Measure(
     "/h",
     "all visits not cancelled",
     "hillmaker",
-    exclusions="by weekday, days that are not over: hours of theirs are still to come.",
+    exclusions="arrivals known by their day only, which have no hour; by weekday, days that are not over: hours of theirs "
+    "are still to come.",
     variants="the hour skipped in spring existed 0 times that day, the one repeated twice. Hours in which nobody came "
     f"count, on days without any record, too, from the hospital's first arrival on, in gaps of up to "
     f"{LONGEST_QUIET_DAYS} days.",
