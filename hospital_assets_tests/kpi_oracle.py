@@ -881,6 +881,18 @@ def kpi_ecat(stored: Stored) -> Expected:
                 for name in ("room", "left", "boarded", "long_stay")
             },
         )
+    came: dict[str, list[date]] = defaultdict(list)
+    for visit in stored.visits:
+        came[visit["hospital_id"]] += [visit["service_date"], ended_on(visit)]
+    for (year, hospital, _), row in found.items():
+        # The volume of a year is that of all of it; cancelled registrations are no visits.
+        days = came.get(hospital, [])
+        is_whole = bool(days) and min(days) <= date(year, 1, 1) and max(days) > date(year, 12, 31)
+        of_all = found[year, hospital, ALL]
+        low = (of_all["population_count"] - of_all["excluded_cancelled_count"]) // 20_000 * 20_000
+        row["volume_band"] = f"{low}-{low + 19_999}" if is_whole else None
+        if not is_whole:
+            row["z_score"] = None
     return found
 
 

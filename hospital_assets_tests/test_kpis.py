@@ -276,23 +276,38 @@ def test_ecat_z_scores(on: Engine) -> None:
     schema = {"period_year": 2026, "stratum": "all"}
     rates = pl.DataFrame(
         [
-            {**schema, "hospital_id": name, "population_count": count, "value_pct": value}
-            for name, count, value in (
-                ("A", 15_000, 10.0),
-                ("B", 19_999, 20.0),
-                ("C", 100, 30.0),
-                ("D", 20_000, 50.0),
-                ("all", 55_099, 20.0),
+            {
+                **schema,
+                "hospital_id": name,
+                "population_count": count,
+                "excluded_cancelled_count": cancelled,
+                "value_pct": value,
+            }
+            for name, count, cancelled, value in (
+                ("A", 15_000, 0, 10.0),
+                ("B", 20_500, 501, 20.0),
+                ("C", 100, 0, 30.0),
+                ("D", 20_000, 0, 50.0),
+                ("E", 9_000, 0, 90.0),
+                ("F", 9_000, 0, 90.0),
+                ("all", 73_600, 501, 20.0),
             )
         ]
     )
-    out = collect(with_z_scores(on(rates))).sort("hospital_id")
+    # E began on the second day of the year, F has not got beyond its last one.
+    first, after = date(2026, 1, 1), date(2027, 1, 1)
+    known = {**dict.fromkeys("ABCD", (first, after)), "E": (date(2026, 1, 2), after), "F": (first, date(2026, 12, 31))}
+    spans = pl.DataFrame(
+        [(name, *days) for name, days in known.items()], ["hospital_id", "first_date", "last_date"], orient="row"
+    )
+    out = collect(with_z_scores(on(rates), on(spans))).sort("hospital_id")
     scores = dict(out.select("hospital_id", "z_score").iter_rows())
     # The sample standard deviation: the population's would give 1.2247. D is alone in its band.
     assert [scores[name] for name in "ABC"] == [-1.0, 0.0, 1.0]
-    assert scores["D"] is None and scores["all"] is None
+    assert {scores[name] for name in ("D", "E", "F", "all")} == {None}
     bands = dict(out.select("hospital_id", "volume_band").iter_rows())
-    assert bands["B"] == "0-19999" and bands["D"] == "20000-39999" and bands["all"] is None
+    assert bands["B"] == "0-19999" and bands["D"] == "20000-39999"
+    assert {bands[name] for name in ("E", "F", "all")} == {None}
 
 
 # G6 four hours ------------------------------------------------------------------------------------

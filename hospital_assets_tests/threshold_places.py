@@ -13,7 +13,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,12 @@ def places() -> dict[str, dict[str, Any]]:
     def band() -> int:
         schema = {"period_year": pl.Int64, "hospital_id": pl.String, "stratum": pl.String}
         frame = pl.DataFrame(
-            [(2026, "H1", "all", 1, 10.0)], orient="row", schema=[*schema, "population_count", "value_pct"]
+            [(2026, "H1", "all", 1, 0, 10.0)],
+            orient="row",
+            schema=[*schema, "population_count", "excluded_cancelled_count", "value_pct"],
         )
-        return int(collect(with_z_scores(on(frame)))["volume_band"][0].split("-")[1]) + 1
+        spans = pl.DataFrame({"hospital_id": ["H1"], "first_date": [date(2026, 1, 1)], "last_date": [date(2027, 1, 1)]})
+        return int(collect(with_z_scores(on(frame), on(spans)))["volume_band"][0].split("-")[1]) + 1
 
     def returned(hours: int) -> int:
         rows = [fact("a", "01-01 00:00", "01-01 01:00"), fact("b", later("01-01 01:00", 60 * hours), disposition="x")]

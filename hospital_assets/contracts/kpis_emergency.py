@@ -244,7 +244,9 @@ class KpiEcat(
             "from the last two components.",
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "
             "start of the year. `z_score` compares hospitals of the same "
-            f"{thresholds.ECAT_BAND_VISITS:,}-visit volume band, with the sample standard deviation; above 0 is worse.",
+            f"{thresholds.ECAT_BAND_VISITS:,}-visit volume band, with the sample standard deviation; above 0 is worse. "
+            "The volume is that of the year without cancelled visits: of a year that is not known from its first day until "
+            "after its last, there is no band and no score.",
         )
     ],
 ):

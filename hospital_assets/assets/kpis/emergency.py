@@ -295,7 +295,10 @@ def kpi_ecat(fact_emergency_visits: Frame, dim_hospital: Frame, dim_condition: F
     visits = with_hospital(fact_emergency_visits, dim_hospital).join(
         dim_condition.select("condition_key", "is_mental_health"), on="condition_key", how="left"
     )
-    return with_z_scores(checkpoint(ecat(visits))).select(CONTRACTS["kpi_ecat"].column_names)
+    spans = visits.group_by("hospital_id").agg(
+        first_date=nw.col("service_date").min(), last_date=nw.col("period_date").max()
+    )
+    return with_z_scores(checkpoint(ecat(visits)), spans).select(CONTRACTS["kpi_ecat"].column_names)
 
 
 def ecat(visits: Frame) -> Frame:
@@ -354,15 +357,19 @@ def ecat(visits: Frame) -> Frame:
     )
 
 
-def with_z_scores(frame: Frame) -> Frame:
+def with_z_scores(frame: Frame, spans: Frame) -> Frame:
     """Add each hospital's volume band and its z-score within it (sample standard deviation).
 
     Args:
-        frame: period_year, hospital_id, stratum, population_count, value_pct.
+        frame: period_year, hospital_id, stratum, population_count, excluded_cancelled_count, value_pct.
+        spans: hospital_id, first_date and last_date of its visits: the volume of a year is known that lies between.
     """
-    band = thresholds.ECAT_BAND_VISITS
-    low = (nw.col("population_count") // band) * band
-    compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).with_columns(
+    band, year = thresholds.ECAT_BAND_VISITS, nw.col("period_year")
+    low = ((nw.col("population_count") - nw.col("excluded_cancelled_count")) // band) * band
+    compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).join(spans, on="hospital_id")
+    compared = compared.filter(
+        nw.col("first_date").dt.offset_by("-1d").dt.year() < year, nw.col("last_date").dt.year() > year
+    ).with_columns(
         volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (band - 1)).cast(nw.String))
     )
     bands = compared.group_by("period_year", "volume_band").agg(
