@@ -195,7 +195,8 @@ def test_what_came_so_far_is_compared_with_what_came_to_the_same_hospitals_on_da
         create table kpis.kpi_arrivals_hourly as
         select date '2026-01-01' + d::integer as service_date, h as hour_of_day, hospital_id,
                if(d < begins or d = missing, 0, 10) as arrivals_count
-        from range(70) a(d), range(24) b(h), (values ('H1', 0, 62), ('H2', 0, 69), ('H3', 55, 0)) c(hospital_id, begins, missing);
+        from range(70) a(d), range(24) b(h),
+             (values ('H1', 0, 62), ('H2', 0, 69), ('H3', 55, 0)) c(hospital_id, begins, missing);
         {DAYS_OF_ARRIVALS}
         """
     )
@@ -205,7 +206,10 @@ def test_what_came_so_far_is_compared_with_what_came_to_the_same_hospitals_on_da
 
     usual = "as usual: 120, 120 to 120 on the last seven Wednesdays"
     assert (arrived("H1").value, arrived("H1").detail) == ("120", f"by 12:00; {usual}")
-    assert (arrived("H2").value, arrived("H2").detail.partition(";")[0]) == ("\u2013", "none of this day is published yet")
+    assert (arrived("H2").value, arrived("H2").detail.partition(";")[0]) == (
+        "\u2013",
+        "none of this day is published yet",
+    )
     assert (arrived("H3").value, arrived("H3").detail) == ("120", "by 12:00")
     # Of the weeks that H3 was there for, H1 left one out.
     assert (arrived("all").value, arrived("all").detail) == ("240", "by 12:00, at 2 of 3 hospitals")
@@ -617,15 +621,17 @@ def test_a_day_in_progress_is_not_compared_with_whole_ones() -> None:
         "create schema kpis; create table kpis.kpi_waits_daily as select date '2026-03-01' + i::int as service_date, "
         "h as hospital_id, 'all' as department_name, 'all' as triage_group, if(i = 9, 4, 21) as visit_count, "
         "1 as excluded_cancelled_count, 20 as wait_count, 200.0 as wait_sum_minutes, 9.0 as wait_median_minutes, "
-        "20.0 as wait_p90_minutes, 30.0 as wait_max_minutes from range(10) t(i), (values ('H1', 0), ('H2', 8), ('all', 0)) "
-        "u(h, begins) where i >= begins"
+        "20.0 as wait_p90_minutes, 30.0 as wait_max_minutes from range(10) t(i), "
+        "(values ('H1', 0), ('H2', 8), ('all', 0)) u(h, begins) where i >= begins"
     )
     whole, begun = (Slice("days", first + timedelta(days=n), first + timedelta(days=n), "H1") for n in (8, 9))
     before = _before(mart, whole)
     # Visits are those that were not cancelled.
     assert before is not None and before["visit_count"] == 20 and _before(mart, begun) is None
     # Nor what came to two hospitals with what had come to one of them.
-    assert _before(mart, replace(whole, hospital="all")) is None and _before(mart, replace(whole, hospital="H2")) is None
+    assert (
+        _before(mart, replace(whole, hospital="all")) is None and _before(mart, replace(whole, hospital="H2")) is None
+    )
 
 
 def test_departments_are_shown_on_a_day_that_is_over() -> None:

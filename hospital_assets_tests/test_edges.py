@@ -698,6 +698,7 @@ def test_hours_of_a_hospital_are_those_since_it_began_and_while_it_delivers(on: 
             for hour in range(24)
         ]
     )
+
     def found(last: date) -> dict[Any, tuple[int, int]]:
         out = collect(peak_hours(on(hourly), on(places), on(dates), last)).filter(hour_of_day=10)
         return {

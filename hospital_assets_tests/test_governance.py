@@ -1355,11 +1355,7 @@ def test_a_margin_solver_recovers_no_small_cell() -> None:
 
 
 def protected(
-    tables: dict[str, list[dict[str, object]]],
-    *,
-    absent: str = "",
-    secret: bytes = b"secret",
-    until: date = date.max,
+    tables: dict[str, list[dict[str, object]]], *, absent: str = "", secret: bytes = b"secret", until: date = date.max
 ) -> dict[str, list[dict[str, object]]]:
     """KPI tables with some rows, as they are published to whom small cells are protected from; other columns are 0."""
     with duckdb.connect() as connection:

@@ -843,12 +843,16 @@ def test_a_trend_has_the_days_that_are_over_and_landed(on: Engine) -> None:
     """The day in progress is a part of one, and where nobody came only who stayed over night leaves."""
     march = [date(2026, 3, n) for n in range(1, 7)]
     came = {"H1": [march[0], march[1], march[1], march[3]], "H2": march[2:4]}
-    days = pl.DataFrame([(place, day) for place in came for day in came[place]], ["hospital_id", "service_date"], orient="row")
+    days = pl.DataFrame(
+        [(place, day) for place in came for day in came[place]], ["hospital_id", "service_date"], orient="row"
+    )
     values = pl.DataFrame({"hospital_id": ["H1"] * 6 + ["H2"] * 6, "period_date": march * 2, "value": [1.0] * 12})
     found = {
         (last.day, place): kept["period_date"].dt.day().sort().to_list()
         for last in march[2:4]
-        for (place,), kept in collect(whole_days(on(values), on(days), last)).partition_by("hospital_id", as_dict=True).items()
+        for (place,), kept in collect(whole_days(on(values), on(days), last))
+        .partition_by("hospital_id", as_dict=True)
+        .items()
     }
     assert found == {(3, "H1"): [1, 2], (3, "H2"): [3], (4, "H1"): [1, 2, 4], (4, "H2"): [3, 4]}
 

@@ -53,8 +53,8 @@ CHANGED: dict[str, Any] = {
     "BOTTLENECK_PCT": 96,
     "MAXIMUM_AGE_YEARS": 118,
 }
-#: Used in no text, only where the tests of the place see it.
-USED_ONCE = {"LONGEST_PRESENCE_HOURS", "LONGEST_OPEN_STAY_HOURS", "LONGEST_QUIET_DAYS", "EMPTY_DAY_MEAN"}
+#: Used at one place, where the tests of that place see it.
+USED_ONCE = {"LONGEST_PRESENCE_HOURS", "LONGEST_OPEN_STAY_HOURS", "LONGEST_QUIET_DAYS"}
 LEVELS, SCALE = [1, 2, 3], "CTAS"
 PACKAGE = Path(hospital_assets.__file__).parent
 

@@ -213,7 +213,7 @@ class StalePartitions(
     key=("table_name", "stale_date"),
     columns="row_count",
 ):
-    """Days whose stored facts do not agree with today's dimensions and flow, or KPIs with the time; empty when none is."""
+    """Days whose stored facts do not agree with today's dimensions and flow, or KPIs with the time; often empty."""
 
     row_count = column("Those that would be different now.", ge=1)
 

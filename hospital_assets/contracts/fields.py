@@ -588,10 +588,12 @@ FIELDS: Mapping[str, Field] = {
     "boarded_count": count(f"Boarded {thresholds.ECAT_BOARDING_MINUTES} minutes or more."),
     "long_stay_count": count(f"Stayed {thresholds.ECAT_STAY_MINUTES} minutes or more."),
     "volume_band": text(
-        f"{thresholds.ECAT_BAND_VISITS:,}-visit band of the hospital's year; null for `all` and of a part of a year.", nullable=True
+        f"{thresholds.ECAT_BAND_VISITS:,}-visit band of the hospital's year; null for `all` and of a part of a year.",
+        nullable=True,
     ),
     "z_score": real(
-        "Against the hospitals of the band, stratum `all` only; null without a band, or with fewer than two in it.", nullable=True
+        "Against the hospitals of the band, stratum `all` only; null without a band, or with fewer than two in it.",
+        nullable=True,
     ),
     "variant": text("Which returns."),
     "ed_patients_count": count("Patients present."),

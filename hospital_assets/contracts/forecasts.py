@@ -31,8 +31,8 @@ EXPECTED_ARRIVALS = Measure(
     "arrivals",
     "arrivals that were not cancelled, by local day and hour (kpi_arrivals_hourly), up to the as-of day",
     "Rostami-Tabar, Browell and Svetunkov 2023 (count regression on the calendar); Hyndman and Athanasopoulos 2021",
-    exclusions="arrivals known by their day only, of totals of days, too; days on which nothing was delivered; as-of days "
-    "that are not over; of all, those on which a hospital is not known that was the day before.",
+    exclusions="arrivals known by their day only, of totals of days, too; days on which nothing was delivered; as-of "
+    "days that are not over; of all, those on which a hospital is not known that was the day before.",
     variants="the regression ships where it beat the slot mean in the last 28 forecasts that are over, by hours and by "
     "days, or where there are less than eight weeks of history; boosted trees, where a hospital asks for them, if they "
     "beat what would ship without them likewise. It knows no event that is not in the calendar.",

@@ -129,8 +129,8 @@ ARRIVALS = Measure(
     "/h",
     "all visits not cancelled",
     "hillmaker",
-    exclusions="arrivals known by their day only, which have no hour; by weekday, days that are not over: hours of theirs "
-    "are still to come.",
+    exclusions="arrivals known by their day only, which have no hour; by weekday, days that are not over: hours of "
+    "theirs are still to come.",
     variants="the hour skipped in spring existed 0 times that day, the one repeated twice. Hours in which nobody came "
     f"count, on days without any record, too, from the hospital's first arrival on, in gaps of up to "
     f"{LONGEST_QUIET_DAYS} days.",
@@ -149,7 +149,9 @@ class KpiArrivalsHourly(
 
     iso_weekday_number = column(ge=1, le=7)
     hour_of_day = column(ge=0, le=23)
-    existing_hours_count = column("1; 0 when clocks go forward, 2 when they go back. Hours still to come have one, too.")
+    existing_hours_count = column(
+        "1; 0 when clocks go forward, 2 when they go back. Hours still to come have one, too."
+    )
     arrivals_count = column("Visits that arrived in the hour.")
 
 

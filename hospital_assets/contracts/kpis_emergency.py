@@ -245,8 +245,8 @@ class KpiEcat(
             variants="age is that at the visit's start, as in the rural (REH) version; HOQR uses the "
             "start of the year. `z_score` compares hospitals of the same "
             f"{thresholds.ECAT_BAND_VISITS:,}-visit volume band, with the sample standard deviation; above 0 is worse. "
-            "The volume is that of the year without cancelled visits: of a year that is not known from its first day until "
-            "after its last, there is no band and no score.",
+            "The volume is that of the year without cancelled visits: of a year that is not known from its first day "
+            "until after its last, there is no band and no score.",
         )
     ],
 ):
@@ -281,8 +281,8 @@ class KpiReturns(
             "died, disposition unknown, left (in the variants without them), patient unknown, another visit of the "
             "person under way at departure (nested, overlapping or continued: the one that ends last is the index; of "
             "those that end together the one that began last, then that of the higher number), "
-            f"less than {thresholds.RETURN_HOURS} hours before the data end: now, or when the last service day has ended at "
-            "the first of the hospitals.",
+            f"less than {thresholds.RETURN_HOURS} hours before the data end: now, or when the last service day has "
+            "ended at the first of the hospitals.",
             variants="`discharged`: index visits discharged after being seen; `with_left`: those who "
             "left unseen or against advice too; `return_admitted`: as `discharged`, and the return "
             "ends in admission.",

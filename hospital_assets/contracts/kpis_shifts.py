@@ -77,7 +77,8 @@ class KpiStaffingHourly(
             "/h, doctors",
             "hours of the days with visits",
             "kpi_arrivals_hourly and kpi_crowding_hourly",
-            exclusions="cancelled visits; arrivals known by their day only; days that are not over; hours without a known state of the department (`staffed_hours_count`).",
+            exclusions="cancelled visits; arrivals known by their day only; days that are not over; hours without a "
+            "known state of the department (`staffed_hours_count`).",
             variants="a period shows means: arrivals per hour that existed, doctors per hour with a known state.",
         )
     ],

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from hospital_assets.forecasting.calendar import HOURS_PER_DAY, existing_hours, holiday_calendar, public_holidays
 from hospital_assets.forecasting.counts import Array, estimated_dispersion
 from hospital_assets.forecasting.regression import Driver, Fit, fit_calendar, level_factors
-from hospital_assets.forecasting.slots import slot_rates, slot_rates_a_week_ahead
+from hospital_assets.forecasting.slots import EMPTY_DAY_MEAN, slot_rates, slot_rates_a_week_ahead
 from hospital_assets.forecasting.trees import fit_trees
-from hospital_assets.measures.thresholds import EMPTY_DAY_MEAN
 
 #: `regression` and `slot_mean` are rivals, `boosted_trees` a challenger where it is asked for; the other two are for
 #: hospitals without enough history for any.

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 #: The rule looks this many weeks back.
 SLOT_WEEKS = 8
+#: A day without any arrival is missing, not empty, where so many come on a day: P(0) of Poisson 10 is 5e-5.
+EMPTY_DAY_MEAN = 10
 _DAYS = 7
 
 

@@ -39,8 +39,6 @@ ECAT_BAND_VISITS = 20_000
 #: Days without any record at a hospital, between two with some, are days on which nobody came, up to this many; more
 #: are a gap in the data, as between de-identified visits (local).
 LONGEST_QUIET_DAYS = 31
-#: A day without any arrival is missing, not empty, where so many come on a day: P(0) of Poisson 10 is 5e-5 (local).
-EMPTY_DAY_MEAN = 10
 #: Returns count until this long after departure (WestJEM; Ontario ED Return Visit Program).
 RETURN_HOURS = 72
 #: An emergency visit without an end counts as present until this long after arrival: a record left open is not a

@@ -231,11 +231,7 @@ class Protected:
 
 
 def protect_small_cells(
-    connection: duckdb.DuckDBPyConnection,
-    policy: Policy,
-    tables: Sequence[PublishedTable],
-    secret: bytes,
-    until: date,
+    connection: duckdb.DuckDBPyConnection, policy: Policy, tables: Sequence[PublishedTable], secret: bytes, until: date
 ) -> Protected:
     """Make protected copies of tables.
 

@@ -79,10 +79,11 @@ def metrics() -> list[dict[str, object]]:
 
 _SHARED_RULES = (
     "- What cannot be computed is null, never NaN or infinite: a check looks at every fraction of every table.",
-    "- `as_of_at` is when the row was made. While anybody of a day is there or waits, the day is made anew once a day, "
-    f"until {thresholds.LONGEST_PRESENCE_HOURS} hours after its end. Where the last service day is over it is when that "
-    "day has ended everywhere on Earth, 12:00 UTC of the next: up to a day after the last record. Who is still there then has been "
-    "there until then, so the visits that were open when the records end look longer than they may have been.",
+    "- `as_of_at` is when the row was made. While anybody of a day is undecided (waits, or is not due), the day is "
+    f"made anew once a day, until {thresholds.LONGEST_PRESENCE_HOURS} hours after its end. Where the last service day "
+    "is over it is when that day has ended everywhere on Earth, 12:00 UTC of the next: up to a day after the last "
+    "record. Who is still there then has been there until then, so the visits that were open when the records end "
+    "look longer than they may have been.",
     "- Who is transferred to another hospital has departed, and is neither discharged nor admitted here: in the "
     "four-hour standard, the rates of leaving and ECAT as any visit, in OP-18 a stratum of its own, in boarding not at "
     "all, in returns no index; of readmissions the hospital that took over has the index.",

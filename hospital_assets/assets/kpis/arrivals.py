@@ -114,9 +114,7 @@ def arrivals_by_hour(visits: Frame, days: Frame) -> Frame:
 
 
 @dg.asset(**table("kpi_peak_hours"))
-def kpi_peak_hours(
-    kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame, clock: ClockResource
-) -> Frame:
+def kpi_peak_hours(kpi_arrivals_hourly: Frame, dim_hospital: Frame, dim_date: Frame, clock: ClockResource) -> Frame:
     """Arrivals per existing hour by weekday and hour, for each hospital and all of them."""
     return peak_hours(kpi_arrivals_hourly, dim_hospital, dim_date, last_whole_day(clock.now())).select(
         nw.col(*CONTRACTS["kpi_peak_hours"].column_names)

@@ -369,9 +369,7 @@ def with_z_scores(frame: Frame, spans: Frame) -> Frame:
     compared = frame.filter(nw.col("stratum") == ALL, nw.col("hospital_id") != ALL).join(spans, on="hospital_id")
     compared = compared.filter(
         nw.col("first_date").dt.offset_by("-1d").dt.year() < year, nw.col("last_date").dt.year() > year
-    ).with_columns(
-        volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (band - 1)).cast(nw.String))
-    )
+    ).with_columns(volume_band=nw.concat_str(low.cast(nw.String), nw.lit("-"), (low + (band - 1)).cast(nw.String)))
     bands = compared.group_by("period_year", "volume_band").agg(
         _mean=nw.col("value_pct").mean(), _deviation=nw.col("value_pct").std(ddof=1)
     )

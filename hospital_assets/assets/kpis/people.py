@@ -56,9 +56,7 @@ def kpi_physician_workload_daily(
 
 
 @dg.asset(**table("kpi_physician_workload"))
-def kpi_physician_workload(
-    kpi_physician_workload_daily: Frame, dim_doctor: Frame, clock: ClockResource
-) -> Frame:
+def kpi_physician_workload(kpi_physician_workload_daily: Frame, dim_doctor: Frame, clock: ClockResource) -> Frame:
     """New patients, shift hours, patients per shift hour, and what chance makes of them."""
     # Shifts are known ahead, patients are not.
     over = nw.col("service_date") <= nw.lit(last_whole_day(clock.now()))

@@ -52,11 +52,13 @@ def kpi_returns(
     members = dim_hospital.filter(nw.col("hospital_key") > 0, ~nw.col("time_zone").is_null())
     zones = members.select("time_zone").unique().collect("polars")["time_zone"].to_list()
     end = known_until(clock.now(), clock.settings.last_service_date, zones)
-    return returns(checkpoint(visits), nw.lit(end).cast(nw.Datetime("us", "UTC"))).select(CONTRACTS["kpi_returns"].column_names)
+    return returns(checkpoint(visits), nw.lit(end).cast(nw.Datetime("us", "UTC"))).select(
+        CONTRACTS["kpi_returns"].column_names
+    )
 
 
 def known_until(now: datetime, last_service_date: date | None, time_zones: Iterable[str]) -> datetime:
-    """Until when all hospitals' arrivals are known: now, or when the last service day has ended at the first of them."""
+    """Until when all hospitals' arrivals are known: now, or when the last service day has ended at the first one."""
     ends = [] if last_service_date is None else [end_of_day(last_service_date, zone) for zone in time_zones]
     return min([now, *ends])
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from hospital_assets.dashboard.mart import Mart, Measured, OverTime, Row, of_hospital, of_visits, over_time
 from hospital_assets.dashboard.slices import Slice
+from hospital_assets.forecasting.slots import EMPTY_DAY_MEAN
 from hospital_assets.measures.observations import FIRST_SET_LIMITS
-from hospital_assets.measures.thresholds import EMPTY_DAY_MEAN, LONGEST_QUIET_DAYS
+from hospital_assets.measures.thresholds import LONGEST_QUIET_DAYS
 
-#: The days from a hospital's first on, as in `kpi_peak_hours`, and whether it delivered them: hospital_id, service_date,
-#: is_delivered. Of a day without any visit that is where so few come that there are such days.
+#: The days from a hospital's first on, as in `kpi_peak_hours`, and whether it delivered them: hospital_id,
+#: service_date, is_delivered. A day without any visit is delivered where so few come that there are such days.
 KNOWN_DAYS = f"""
 (
     select hospital_id, service_date, service_date = came_on or is_small as is_delivered
@@ -102,7 +103,7 @@ def rate(mart: Mart, where: Slice, name: str) -> OverTime:
 
 
 def of_days_over(mart: Mart, where: Slice) -> Slice:
-    """A slice without days that were not over when the data were published: their shifts and hours are still to come."""
+    """A slice without days that were not over when the data were published: hours of theirs are still to come."""
     return replace(where, last=min(where.last, mart.known.complete_until))
 
 
