@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
+import socket as connections
 import sqlite3
 import subprocess
 import sys
@@ -28,12 +30,13 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
 from dagster._core.storage.runs.sqlite import SqliteRunStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._daemon.sensor import get_elapsed
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
 from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
-from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, run_lock
+from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, end_unserved_runs, run_lock
 from hospital_assets.automation.storages import HospitalRunStorage, HospitalScheduleStorage
 from hospital_assets.settings import Settings, SettingsError
 from hospital_assets_tests.postgresql import postgresql_server
@@ -239,17 +242,53 @@ def test_runs_and_ticks_are_seen_by_all_who_look(tmp_path: Path) -> None:
         assert stock.get_runs_count() == 67
 
 
+def begun(instance: dg.DagsterInstance, name: str, tags: dict[str, str], status: str = "STARTED") -> str:
+    """A run that Dagster knows of; its number."""
+    run_id = str(uuid.uuid5(uuid.NAMESPACE_OID, name))
+    instance.add_run(dg.DagsterRun("job", run_id=run_id, status=dg.DagsterRunStatus[status], tags=tags))
+    return run_id
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_runs_go_with_their_code_server(is_shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, lives = tmp_path / "gone", tmp_path / "lives"
+
+    def served_at(socket: Path) -> dict[str, str]:
+        return {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": str(socket)})}
+
+    def ended(socket: Path) -> set[str]:
+        with monkeypatch.context() as patched:
+            if is_shared:
+                patched.setenv(POSTGRES_URL, "postgresql+psycopg2://ada@db/dagster")
+            count = end_unserved_runs(instance, socket)
+        found = {run.run_id for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))}
+        assert count == len(found)
+        return found
+
+    with (
+        dagster_instance(Settings(tmp_path)) as instance,
+        contextlib.closing(connections.socket(connections.AF_UNIX)) as killed,
+        contextlib.closing(connections.socket(connections.AF_UNIX)) as server,
+    ):
+        # It leaves its file, and nobody answers there.
+        killed.bind(str(gone))
+        server.bind(str(lives))
+        server.listen()
+        left = {begun(instance, status, served_at(gone), status) for status in ("STARTING", "STARTED", "CANCELING")}
+        begun(instance, "lives", served_at(lives))
+        begun(instance, "queued", {}, "QUEUED")
+        begun(instance, "of a command", OF_COMMAND)
+        assert ended(lives) == (set() if is_shared else left)
+        if is_shared:
+            assert ended(gone) == left
+
+
 def test_a_run_whose_command_was_killed_is_ended_and_no_other(tmp_path: Path) -> None:
     settings = Settings(tmp_path)
-
-    def started(name: str, tags: dict[str, str]) -> str:
-        status = dg.DagsterRunStatus.STARTED
-        run = dg.DagsterRun("job", run_id=str(uuid.uuid5(uuid.NAMESPACE_OID, name)), status=status, tags=tags)
-        instance.add_run(run)
-        return run.run_id
-
     with dagster_instance(settings) as instance:
-        killed, at_work, of_the_daemon = started("a", OF_COMMAND), started("b", OF_COMMAND), started("c", {})
+        killed, at_work, of_the_daemon = (
+            begun(instance, name, tags) for name, tags in (("a", OF_COMMAND), ("b", OF_COMMAND), ("c", {}))
+        )
         with run_lock(settings, at_work):
             assert end_dead_runs(settings, instance) == 1
             assert end_dead_runs(settings, instance) == 0

@@ -23,10 +23,12 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.processes import CODE_SOCKET, code_socket
 from hospital_assets.cli import _parser, main
 from hospital_assets.contracts import CONTRACTS
@@ -230,15 +232,29 @@ def test_each_process_may_be_killed_and_started_again(tmp_path: Path) -> None:
 
     reloaded = 'mutation { reloadRepositoryLocation(repositoryLocationName: "hospital_assets") { __typename } }'
     healthy = "{ instance { daemonHealth { allDaemonStatuses { daemonType healthy } } } }"
+    launched = (
+        'mutation { launchRun(executionParams: { selector: { repositoryLocationName: "hospital_assets", '
+        'repositoryName: "__repository__", jobName: "quality_page" } }) { __typename } }'
+    )
+
+    def statuses() -> set[dg.DagsterRunStatus]:
+        with dagster_instance(settings) as instance:
+            return {run.status for run in instance.get_runs(dg.RunsFilter(job_name="quality_page"))}
+
     known = "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { name } } } } }"
     try:
-        with running("webserver", "--port", str(port)), running("daemon"):
+        # A run waits for who has the warehouse.
+        with running("webserver", "--port", str(port)), running("daemon"), open_warehouse(settings.warehouse_file):
             with running("code"):
                 until(lambda: "vitals_files" in answer(known))
                 until(lambda: '"healthy":true' in answer(healthy).replace(" ", ""))
+                assert "LaunchRunSuccess" in answer(launched)
+                until(lambda: statuses() == {dg.DagsterRunStatus.STARTED})
             # Killed: another takes its place at the same socket, which the killed one left behind.
             with running("code"):
                 until(lambda: "WorkspaceLocationEntry" in answer(reloaded) and "vitals_files" in answer(known))
+                # Its run would have held up all others for two hours.
+                assert statuses() == {dg.DagsterRunStatus.FAILURE}
     finally:
         folder.cleanup()
 

@@ -88,12 +88,16 @@ def _metrics(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.automation.instance import make_history
+    from hospital_assets.automation.instance import dagster_instance, make_history
+    from hospital_assets.automation.own_runs import end_unserved_runs
     from hospital_assets.automation.processes import code_socket, command_of, environment_of
 
     make_history(settings)
     environment, socket = environment_of(settings), code_socket(settings)
-    if options.process != "code":
+    if options.process == "code":
+        with dagster_instance(settings) as instance:
+            end_unserved_runs(instance, socket)
+    else:
         # What starts with it, as units do, would log that it cannot be reached.
         ends = time.monotonic() + _CODE_SECONDS
         while not socket.exists() and time.monotonic() < ends:

@@ -50,6 +50,8 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     import threading
 
     from hospital_assets.access.audit import make_key, system_actor
+    from hospital_assets.automation.instance import dagster_instance
+    from hospital_assets.automation.own_runs import end_unserved_runs
     from hospital_assets.automation.presence import dev_lock
     from hospital_assets.automation.processes import command_of, environment_of
     from hospital_assets.operations.ports import listener_at
@@ -84,6 +86,8 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
         socket = Path(folder) / "code.sock"
         environment = environment_of(settings)
+        with dagster_instance(settings) as instance:
+            end_unserved_runs(instance, socket)
         programs = {
             # The others look for the definitions at their start.
             "Dagster's code server": (command_of("code", settings, socket), socket.exists),
