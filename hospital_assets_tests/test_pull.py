@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from hospital_assets.cli import main
+from hospital_assets.files import locked
 from hospital_assets.landing.listing import shown
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
@@ -597,6 +598,9 @@ def test_the_sensor_brings_what_is_new_and_lineage_begins_there(
             assert isinstance(ended, dg.SkipReason)
             return str(ended.skip_message)
 
+        # A tick that waited for somebody else's look would keep a thread of the code server.
+        with locked(memory.pull_lock(settings)):
+            assert "another program brings files" in tick() and landed(settings) == {}
         assert tick() == "there: 1 brought, 0 changed, 0 still being written"
         assert set(landed(settings)) == {"a.csv"}
         event = instance.get_latest_materialization_event(key)

@@ -34,7 +34,7 @@ from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.loading import Loading
 from hospital_assets.automation.presence import is_watched, watch_lock
 from hospital_assets.automation.refresh import MOST_TRIES, PAUSE_SECONDS, Request, State, decide
-from hospital_assets.automation.sensors import WATCHER_SECONDS, landing_sensor, stale_partitions_sensor
+from hospital_assets.automation.sensors import WATCHER_SECONDS, alerts_sensor, landing_sensor, stale_partitions_sensor
 from hospital_assets.automation.watch import BatchError, Loader
 from hospital_assets.automation.watch import _carry_out as carry_out
 from hospital_assets.automation.watch import _step as step
@@ -420,6 +420,28 @@ def test_sensors_leave_fresh_files_to_the_watcher(copied: Settings) -> None:
         assert len(asked(WATCHER_SECONDS + 1)) == 1  # the watcher did not manage
     assert not is_watched(copied)
     assert len(asked(WATCHER_SECONDS - 1)) == 1
+
+
+@pytest.mark.parametrize("feed", ["vitals", ""])
+def test_a_look_that_goes_on_after_its_tick_is_the_only_one(
+    feed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would keep a thread of the code server, until no sensor looks any more."""
+    said: list[object] = []
+
+    def goes_on(*_: object) -> None:
+        said.append(sensor(dg.build_sensor_context()))
+        raise TimeoutError
+
+    settings = Settings(tmp_path)
+    landing = zone(build_definitions(settings))
+    monkeypatch.setattr(LandingResource, "held_back", goes_on)
+    monkeypatch.setattr("hospital_assets.automation.sensors.open_monitor", goes_on)
+    sensor = landing_sensor(feed, settings, landing) if feed else alerts_sensor(settings, landing)
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            sensor(dg.build_sensor_context())
+    assert [isinstance(each, dg.SkipReason) and each.skip_message for each in said] == ["the look before has not ended"] * 2
 
 
 @pytest.mark.parametrize(("has_changed", "waits"), [(True, "QUIET_SECONDS"), (False, "_LOOK_SECONDS")])

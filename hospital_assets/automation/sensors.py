@@ -5,9 +5,11 @@ the warehouse, so it neither waits for a run nor stops one. What it decides is i
 """
 
 import contextlib
+import functools
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -30,7 +32,7 @@ from hospital_assets.automation.loading import (
     wall_clock,
 )
 from hospital_assets.automation.own_runs import end_dead_runs
-from hospital_assets.automation.presence import is_watched
+from hospital_assets.automation.presence import held, is_watched
 from hospital_assets.automation.refresh import PAUSE_SECONDS, Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.landing.profile import FEEDS
@@ -43,6 +45,7 @@ from hospital_assets.partitions import service_periods
 from hospital_assets.publishing.policy import usable_policy
 from hospital_assets.publishing.pseudonyms import KeyMissingError, load_key
 from hospital_assets.settings import Settings
+from hospital_assets.sources.memory import pull_lock
 from hospital_assets.sources.pull import PULL_SECONDS, pull
 from hospital_assets.sources.upstream import report_brought
 from hospital_assets.warehouse.loads import last_loaded_at
@@ -67,6 +70,28 @@ def quiet_since_ns() -> int:
     return time.time_ns() - int(QUIET_SECONDS * 1e9)
 
 
+_Look = Callable[[dg.SensorEvaluationContext], dg.SensorResult | dg.SkipReason]
+
+
+def _one_at_a_time(look: _Look) -> _Look:
+    """Skip a tick while the one before goes on: the daemon gives it up after a minute, but it keeps its thread.
+
+    The code server has few of them, and without a free one no sensor looks and no run begins.
+    """
+    lock = threading.Lock()
+
+    @functools.wraps(look)
+    def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if not lock.acquire(blocking=False):
+            return dg.SkipReason("the look before has not ended")
+        try:
+            return look(context)
+        finally:
+            lock.release()
+
+    return tick
+
+
 def landing_sensor(
     feed: str, settings: Settings, landing: LandingResource, clock: Callable[[], datetime] = wall_clock
 ) -> dg.SensorDefinition:
@@ -87,6 +112,7 @@ def landing_sensor(
             f" wait or one has waited {settings.refresh_after_seconds} s."
         ),
     )
+    @_one_at_a_time
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         state = State.model_validate_json(context.cursor) if context.cursor else State()
         held_back = landing.held_back()
@@ -129,26 +155,35 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
         description="Brings new files from the addresses that source profiles name into the landing folder.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        ends = time.monotonic() + PULL_SECONDS / 2
-        said = []
-        for name, profile in load_profiles(settings.profiles_folder).items():
-            if profile.source is None:
-                continue
-            try:
-                # One that takes all the time, as a server that does not answer, leaves each other one some of its own.
-                own = max(ends, time.monotonic() + LEAST_PULL_SECONDS)
-                done = pull(settings, profile, clock, time.sleep, partial(_is_after, own))
-            except Exception as error:
-                # One source must not stop the others; what it is about is not ours to log.
-                context.log.error(f"{name}: {type(error).__name__}; hospital pull {name} says more")
-                continue
-            report_brought(kept_instance(context), name, done)
-            said.append(f"{name}: {done.brought} brought, {done.changed} changed, {done.waiting} still being written")
-            if not done.succeeded:
-                context.log.error(f"{name}: {done.reason or f'{len(done.failed)} files failed'}; see hospital sources")
-        return dg.SkipReason("; ".join(said) or "no profile names an address")
+        with held(pull_lock(settings)) as is_alone:
+            # Who waited would keep a thread, as above.
+            if not is_alone:
+                return dg.SkipReason("another program brings files, or the look before has not ended")
+            return dg.SkipReason("; ".join(_brought(context, settings, clock)) or "no profile names an address")
 
     return sensor
+
+
+def _brought(
+    context: dg.SensorEvaluationContext, settings: Settings, clock: Callable[[], datetime]
+) -> Iterator[str]:
+    """Look at each source and bring what is new; what each came to, in words."""
+    ends = time.monotonic() + PULL_SECONDS / 2
+    for name, profile in load_profiles(settings.profiles_folder).items():
+        if profile.source is None:
+            continue
+        try:
+            # One that takes all the time, as a server that does not answer, leaves each other one some of its own.
+            own = max(ends, time.monotonic() + LEAST_PULL_SECONDS)
+            done = pull(settings, profile, clock, time.sleep, partial(_is_after, own))
+        except Exception as error:
+            # One source must not stop the others; what it is about is not ours to log.
+            context.log.error(f"{name}: {type(error).__name__}; hospital pull {name} says more")
+            continue
+        report_brought(kept_instance(context), name, done)
+        yield f"{name}: {done.brought} brought, {done.changed} changed, {done.waiting} still being written"
+        if not done.succeeded:
+            context.log.error(f"{name}: {done.reason or f'{len(done.failed)} files failed'}; see hospital sources")
 
 
 def _is_after(moment: float) -> bool:
@@ -314,6 +349,7 @@ def alerts_sensor(settings: Settings, landing: LandingResource) -> dg.SensorDefi
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=("Raises and clears alerts from landed files, waits and silence, and sends what is due."),
     )
+    @_one_at_a_time
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if is_watched(settings):
             return dg.SkipReason("hospital watch is at work")

@@ -34,7 +34,9 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
     import time
 
     from hospital_assets.automation.instance import dagster_instance
+    from hospital_assets.files import locked
     from hospital_assets.landing.registry import load_profiles
+    from hospital_assets.sources.memory import pull_lock
     from hospital_assets.sources.pull import pull
     from hospital_assets.sources.upstream import report_brought
 
@@ -46,7 +48,8 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
         raise ValueError("no profile names an address: add [source] to one, as docs/sources.md shows")
     is_sound = True
     for profile in chosen:
-        done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep, lists_all=options.all)
+        with locked(pull_lock(settings)):
+            done = pull(settings, profile, lambda: datetime.now(UTC), time.sleep, lists_all=options.all)
         is_sound &= done.succeeded
         counts = {"brought": done.brought, "changed": done.changed, "still being written": done.waiting}
         counts |= {"not read by the profile": done.other}

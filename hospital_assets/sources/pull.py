@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 
-from hospital_assets.files import locked, replacing, room_beside
+from hospital_assets.files import replacing, room_beside
 from hospital_assets.landing.archives import why_left
 from hospital_assets.landing.content import UnreadableError
 from hospital_assets.landing.listing import UNFINISHED, in_the_way, over_limit, shown, unfit_name
@@ -25,7 +25,7 @@ from hospital_assets.landing.worker import Worker
 from hospital_assets.settings import Settings
 from hospital_assets.sources.archives import land_archive
 from hospital_assets.sources.exports import pull_export
-from hospital_assets.sources.memory import Memory, Pulled, open_memory, pull_lock
+from hospital_assets.sources.memory import Memory, Pulled, open_memory
 from hospital_assets.sources.queries import pull_queries
 from hospital_assets.sources.remote import ChangedError, Entry, Remote, RemoteError, UnlistedError, open_remote
 
@@ -48,7 +48,7 @@ def pull(
     *,
     lists_all: bool = False,
 ) -> Pulled:
-    """Look at a profile's source and bring what is new; one program at a time does, the next one waits.
+    """Look at a profile's source and bring what is new; the caller holds `pull_lock`, as one at a time may.
 
     Args:
         sleep: waits for some seconds, where files may still be written.
@@ -60,7 +60,7 @@ def pull(
     if source is None:
         raise ValueError(f"profile '{profile.name}' names no source: add [source] with an address")
     pulled = Pulled()
-    with locked(pull_lock(settings)), open_memory(settings) as memory:
+    with open_memory(settings) as memory:
         listed, begun = memory.begins(profile.name), clock()
         # A clock that was ahead has noted a time to come.
         is_all = lists_all or listed is None or not timedelta() <= begun - listed < _LIST_ALL
