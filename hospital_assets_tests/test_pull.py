@@ -487,6 +487,17 @@ def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
     assert brought(settings, shelf).brought == 9 - first.brought and landed(settings) == shelf.files
 
 
+def test_a_long_list_without_news_is_gone_through_to_its_end(tmp_path: Path) -> None:
+    """It would begin anew at each look, and never be complete."""
+    settings, shelf = Settings(tmp_path), Shelf(files={f"{n}.csv": b"id\n" for n in range(9)} | {"a.txt": b""})
+    assert brought(settings, shelf).brought == 9
+    later = NOW + timedelta(hours=2)
+    done = pull(settings, profile_at("s3://b"), lambda: later, lambda _: None, lambda: True, shelf)
+    with open_memory(settings) as memory:
+        look = memory.look("there")
+    assert done.succeeded and look is not None and look.complete_at == later
+
+
 @pytest.mark.parametrize(
     ("address", "said"),
     [

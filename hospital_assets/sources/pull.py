@@ -64,9 +64,11 @@ def pull(
         listed, begun = memory.begins(profile.name), clock()
         # A clock that was ahead has noted a time to come.
         is_all = lists_all or listed is None or not timedelta() <= begun - listed < _LIST_ALL
+        is_whole = True
         try:
             if source.fhir is not None:
                 pull_export(settings, profile, memory, pulled, clock, sleep, until)
+                is_whole = not until()
             elif source.address is None:
                 pull_queries(settings, profile, memory, pulled, clock(), compares_all=lists_all)
             else:
@@ -75,17 +77,17 @@ def pull(
                     is_all |= not there.is_ordered
                     # One that was killed may have seen a file only just now.
                     known = memory.known(profile.name, clock() - timedelta(seconds=SETTLE_SECONDS))
-                    look.over(known, is_all=is_all, is_anew=lists_all)
+                    is_whole = look.over(known, is_all=is_all, is_anew=lists_all)
                     if pulled.waiting and not until():
                         sleep(SETTLE_SECONDS)
-                        look.over(memory.known(profile.name), is_all=is_all)
+                        is_whole = look.over(memory.known(profile.name), is_all=is_all)
         except RemoteError as error:
             pulled.reason = str(error)
         except Exception as error:
             # It stops no other source, and is shown as any failure is; its text may quote records.
             what = getattr(error, "strerror", None) or type(error).__name__
             pulled.reason = f"it stopped ({what}); what was brought is here, and the next look goes on"
-        is_over = pulled.succeeded and not pulled.waiting and not until()
+        is_over = is_whole and pulled.succeeded and not pulled.waiting
         complete = {"complete_at": begun, "listed_all_at": begun if is_all else listed} if is_over else {}
         memory.looked(profile.name, pulled, clock(), **complete)
     return pulled
@@ -105,14 +107,17 @@ class _Look:
     until: Callable[[], bool]
     seen: list[Entry] = field(default_factory=list)
 
-    def over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool = False) -> None:
+    def over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool = False) -> bool:
         """Go over what is listed: everything, or what comes after what is known.
 
         Args:
             is_anew: try all that was refused once more.
+
+        Returns:
+            Whether it came to the end. It stops before it brings something; listing, which would begin anew, goes on.
         """
         try:
-            self._over(known, is_all=is_all, is_anew=is_anew)
+            return self._over(known, is_all=is_all, is_anew=is_anew)
         finally:
             # At once: a commit for each would cost most of a look. Who is killed before has not seen them.
             with self.memory.at_once():
@@ -120,7 +125,7 @@ class _Look:
                     self.memory.note(self.profile.name, entry, "seen", self.clock())
             self.seen.clear()
 
-    def _over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool) -> None:
+    def _over(self, known: dict[str, tuple[str, str]], *, is_all: bool, is_anew: bool) -> bool:
         self.pulled.waiting = self.pulled.other = 0
         # Those that are not here: what is not there any more, neither waits nor has to be renamed.
         gone = {key for key, (_, state) in known.items() if state != "brought"} if is_all else set()
@@ -135,8 +140,6 @@ class _Look:
             place = places.pop(0)
             try:
                 for entry in self.there.entries(place.folder, place.after):
-                    if self.until():
-                        return
                     if not entry.key.startswith(place.start):
                         if entry.key > place.start:
                             break
@@ -152,6 +155,8 @@ class _Look:
                         is_known = known.get(key) == (entry.version, "brought")
                     if not is_known:
                         known[key] = (entry.version, self._found(entry, known.get(key)))
+                        if not known[key][1]:
+                            return False
             except UnlistedError as error:
                 unlisted = error
                 if self.there.is_ordered and is_all and not place.folder:
@@ -162,6 +167,7 @@ class _Look:
             raise unlisted
         for key in gone:
             self.memory.forget(self.profile.name, key)
+        return True
 
     def _may_come(self, entry: Entry, reason: str, limits: str) -> bool:
         """Whether an entry that was refused may be brought by now, or is refused for something else.
@@ -174,7 +180,7 @@ class _Look:
         return _obstacle(entry, self.settings, self.profile.name) != reason
 
     def _found(self, entry: Entry, known: tuple[str, str] | None) -> str:
-        """The state of an entry that is new or has changed."""
+        """The state of an entry that is new or has changed; empty where the look has to end before it is brought."""
         pulled, name = self.pulled, self.profile.name
         is_archive = self.profile.source is not None and self.profile.source.takes_archive(entry.key)
         if entry.key.endswith(("/", *UNFINISHED)) or not (is_archive or self.profile.feeds(entry.key)):
@@ -190,6 +196,8 @@ class _Look:
             self.seen.append(entry)
             pulled.waiting += 1
             return "seen"
+        if self.until():
+            return ""
         target = self.settings.landing / name / entry.key
         is_new = not target.exists()
         try:
