@@ -24,13 +24,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from hospital_assets.cli import main
-from hospital_assets.files import locked
+from hospital_assets.files import is_locked, locked
 from hospital_assets.landing.listing import shown
 from hospital_assets.landing.profile import Profile, ProfileError, parse_profile
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.zone import _version
 from hospital_assets.settings import FileLimits, Settings
-from hospital_assets.sources import memory, remote
+from hospital_assets.sources import by_hand, memory, remote
 from hospital_assets.sources.memory import Pulled, open_memory
 from hospital_assets.sources.pull import pull
 from hospital_assets.sources.remote import (
@@ -485,6 +485,19 @@ def test_a_look_that_has_to_end_goes_on_the_next_time(tmp_path: Path) -> None:
     first = pull(settings, profile_at("s3://b"), lambda: NOW, lambda _: None, lambda: next(asked), shelf)
     assert 0 < first.brought < 9
     assert brought(settings, shelf).brought == 9 - first.brought and landed(settings) == shelf.files
+
+
+def test_files_by_hand_come_while_nobody_else_brings_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, file = Settings(tmp_path / "data"), tmp_path / "a.csv"
+    file.write_text("id\n")
+
+    def copied(source: Path, target: Path) -> None:
+        assert is_locked(memory.pull_lock(settings))
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(by_hand.shutil, "copyfile", copied)
+    assert by_hand.import_files(settings, profile_at("s3://b"), file, NOW).used == ["a.csv"]
+    assert landed(settings) == {"a.csv": b"id\n"} and not is_locked(memory.pull_lock(settings))
 
 
 def test_a_long_list_without_news_is_gone_through_to_its_end(tmp_path: Path) -> None:

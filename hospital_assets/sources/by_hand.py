@@ -36,7 +36,7 @@ class Imported:
 
 
 def import_files(settings: Settings, profile: Profile, source: Path, at: datetime) -> Imported:
-    """Land a source's files, each appearing whole.
+    """Land a source's files, each appearing whole; waits while another program brings files.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or nothing the profile takes in it.
@@ -44,18 +44,20 @@ def import_files(settings: Settings, profile: Profile, source: Path, at: datetim
     if not source.exists():
         raise FileNotFoundError(f"there is no file or folder {source}")
     imported, archives = Imported(), {}
-    for path in sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]:
-        inside = path.relative_to(source).as_posix() if source.is_dir() else path.name
-        if is_archive_name(inside):
-            archives[inside] = path.resolve()
-        elif not profile.feeds(inside):
-            imported.unused[inside] = ""
-        else:
-            with replacing(settings.landing / profile.name / inside) as temporary:
-                shutil.copyfile(path, temporary)
-            imported.used.append(inside)
-    if archives:
-        _unpack(settings, profile, archives, at, imported)
+    # Who erases a person has nobody land files meanwhile, and pulls bring to the same places.
+    with locked(pull_lock(settings)):
+        for path in sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]:
+            inside = path.relative_to(source).as_posix() if source.is_dir() else path.name
+            if is_archive_name(inside):
+                archives[inside] = path.resolve()
+            elif not profile.feeds(inside):
+                imported.unused[inside] = ""
+            else:
+                with replacing(settings.landing / profile.name / inside) as temporary:
+                    shutil.copyfile(path, temporary)
+                imported.used.append(inside)
+        if archives:
+            _unpack(settings, profile, archives, at, imported)
     if not imported.used and not imported.refused:
         raise FileNotFoundError(
             f"{source} holds no file that the profile '{profile.name}' takes: "
@@ -67,7 +69,7 @@ def import_files(settings: Settings, profile: Profile, source: Path, at: datetim
 def _unpack(
     settings: Settings, profile: Profile, archives: Mapping[str, Path], at: datetime, imported: Imported
 ) -> None:
-    with locked(pull_lock(settings)), open_memory(settings) as memory, Worker(settings.limits) as worker:
+    with open_memory(settings) as memory, Worker(settings.limits) as worker:
         for inside, path in archives.items():
             try:
                 with room_beside(settings.landing / profile.name / inside) as room:
