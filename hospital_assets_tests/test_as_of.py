@@ -16,6 +16,7 @@ from hospital_assets import landing
 from hospital_assets.access.audit import AuditLog
 from hospital_assets.alerts.settings import load_alert_settings
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.history import POSTGRES_URL
 from hospital_assets.cli import main
 from hospital_assets.clock import hospital_now
 from hospital_assets.definitions import build_definitions
@@ -159,13 +160,14 @@ def test_the_mirror_of_today_is_not_written_to(own: Settings, tmp_path: Path) ->
         prepare_as_of(load_settings(own.data_dir), datetime.now(UTC), tmp_path / "other")
 
 
-def test_the_lake_of_today_is_not_written_to(
-    own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("variable", ["HOSPITAL_LAKE", POSTGRES_URL])
+def test_the_lake_and_the_history_of_today_are_not_written_to(
+    variable: str, own: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("HOSPITAL_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv(variable, str(tmp_path / "lake"))
     command = ["--data-dir", str(own.data_dir), "as-of", "2026-03-06T12:00", "--into", str(tmp_path / "then")]
     assert main(command) == 2
-    assert "HOSPITAL_LAKE" in capsys.readouterr().err and not (tmp_path / "then").exists()
+    assert variable in capsys.readouterr().err and not (tmp_path / "then").exists()
 
 
 def seen(settings: Settings) -> datetime:

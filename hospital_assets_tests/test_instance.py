@@ -35,7 +35,12 @@ from dagster._daemon.sensor import get_elapsed
 
 from hospital_assets.automation.event_log import HospitalEventLogStorage
 from hospital_assets.automation.history import RUN_STATUSES, HistoryError, read_history
-from hospital_assets.automation.instance import POSTGRES_URL, dagster_instance, prepare_dagster_home
+from hospital_assets.automation.instance import (
+    POSTGRES_URL,
+    dagster_instance,
+    end_unfinished_runs,
+    prepare_dagster_home,
+)
 from hospital_assets.automation.own_runs import OF_COMMAND, end_dead_runs, end_unserved_runs, run_lock
 from hospital_assets.automation.storages import HospitalRunStorage, HospitalScheduleStorage
 from hospital_assets.settings import Settings, SettingsError
@@ -283,7 +288,7 @@ def test_runs_go_with_their_code_server(is_shared: bool, tmp_path: Path, monkeyp
             assert ended(gone) == left
 
 
-def test_a_run_whose_command_was_killed_is_ended_and_no_other(tmp_path: Path) -> None:
+def test_a_run_whose_command_was_killed_is_ended_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(tmp_path)
     with dagster_instance(settings) as instance:
         killed, at_work, of_the_daemon = (
@@ -299,4 +304,12 @@ def test_a_run_whose_command_was_killed_is_ended_and_no_other(tmp_path: Path) ->
             of_the_daemon: dg.DagsterRunStatus.STARTED,
         }
         assert end_dead_runs(settings, instance) == 1
+        # In PostgreSQL may be runs of another directory, of which there is nothing here.
+        of_another, killed_here = begun(instance, "d", OF_COMMAND), begun(instance, "e", OF_COMMAND)
+        (settings.dagster_home / "at_work" / f"{killed_here}.lock").touch()
+        monkeypatch.setenv(POSTGRES_URL, "postgresql+psycopg2://ada@db/dagster")
+        assert end_dead_runs(settings, instance) == 1
+        assert end_unfinished_runs(settings, "restored") == 0
+        found = instance.get_run_by_id(of_another)
+        assert found is not None and found.status is dg.DagsterRunStatus.STARTED
     assert list((settings.dagster_home / "at_work").iterdir()) == []

@@ -58,7 +58,12 @@ def make_history(settings: Settings) -> None:
 
 
 def end_unfinished_runs(settings: Settings, why: str) -> int:
-    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were."""
+    """Have Dagster know that no run of a data directory is at work any more; returns how many it thought were.
+
+    A history in PostgreSQL is left alone: it did not come with the directory, and another one may be at work on it.
+    """
+    if os.environ.get(POSTGRES_URL):
+        return 0
     with dagster_instance(settings) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         end(instance, runs, why)
