@@ -456,15 +456,18 @@ def test_nothing_is_asked_twice_while_it_runs_and_again_after_it_failed() -> Non
     assert look(first.state, files).requests == []  # not started yet
     again = look(first.state, files, {request.run_key: "failed"})
     assert [r.run_key for r in again.requests] != [request.run_key]
-    # A run that died without failing says nothing about its files.
-    stopped = look(first.state, files, {request.run_key: "stopped"})
-    assert stopped.requests and stopped.state.failures == {}
+    # A run that found the warehouse in use, or died once, says nothing about its files.
+    for outcome in ("stopped", "died"):
+        ended = look(first.state, files, {request.run_key: outcome})
+        assert ended.requests and ended.state.failures == {}
 
 
-def test_a_quarantined_file_is_found_and_the_rest_goes_on() -> None:
+@pytest.mark.parametrize(("outcome", "tries"), [("failed", MOST_TRIES), ("died", 3 * MOST_TRIES)])
+def test_a_quarantined_file_is_found_and_the_rest_goes_on(outcome: Outcome, tries: int) -> None:
     everything = {name: file(name, 1) for name in ("good", "bad", "fine")}
     state, held_back, loaded, quarantined = State(), {}, set(), []
     outcomes: dict[str, Outcome] = {}
+    broken = 0
     for _ in range(40):
         held = {f"sha-{name}" for name in everything} & set(held_back)
         files = [f for n, f in everything.items() if n not in loaded and f.file_sha256 not in held]
@@ -473,10 +476,11 @@ def test_a_quarantined_file_is_found_and_the_rest_goes_on() -> None:
         quarantined += decision.quarantined
         for run in state.pending:
             is_bad = "bad" in run.files.values()
-            outcomes[run.run_key] = "failed" if is_bad else "succeeded"
+            broken += is_bad
+            outcomes[run.run_key] = outcome if is_bad else "succeeded"
             if not is_bad:
                 loaded |= set(run.files.values())
-    assert (loaded, quarantined) == ({"good", "fine"}, ["bad"])
+    assert (loaded, quarantined, broken) == ({"good", "fine"}, ["bad"], tries)
     assert held_back == {"sha-bad": "quarantined"}
     assert state.failures["sha-bad"] == MOST_TRIES
 
@@ -548,6 +552,45 @@ def test_a_program_goes_on_until_only_the_bad_file_is_left(tmp_path: Path) -> No
     assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
 
 
+def test_a_file_that_no_process_survives_is_quarantined_by_those_that_begin_after(tmp_path: Path) -> None:
+    settings, note = Settings(tmp_path), tmp_path / "loading.json"
+    settings.warehouse_file.parent.mkdir(parents=True, exist_ok=True)
+    everything = [file("bad", 1), file("good", 1)]
+    loaded: set[str] = set()
+    deaths: list[bytes] = []
+
+    class DiedError(BaseException):
+        pass
+
+    class Landing:
+        def held_back(self) -> dict[str, str]:
+            return read_quarantine(settings.warehouse_file.parent)
+
+    def run(requests: Sequence[Request]) -> dict[str, Outcome]:
+        paths = {path for request in requests for path in request.files.values()}
+        if "bad" in paths:
+            deaths.append(note.read_bytes())
+            raise DiedError
+        loaded.update(paths)
+        return dict.fromkeys([request.run_key for request in requests], "succeeded")
+
+    for _ in range(20):
+        program = Loading(settings, Landing(), run, note)  # type: ignore[arg-type]
+        try:
+            for _ in range(20):
+                held = Landing().held_back()
+                waiting = [f for f in everything if f.source_file not in loaded and f.file_sha256 not in held]
+                program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC))
+        except DiedError:
+            # It would not have come to take its note away.
+            note.write_bytes(deaths[-1])
+    assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
+    assert len(deaths) == 3 * MOST_TRIES and not note.exists()
+    for content in (b"", b"[]", b'{"pending": 3}', b"\xff", b"[" * 20_000):
+        note.write_bytes(content)
+        Loading(settings, Landing(), run, note).step([], datetime(2026, 1, 2, tzinfo=UTC))  # type: ignore[arg-type]
+
+
 def test_a_fault_that_is_no_files_condemns_none_and_good_files_get_in_when_it_is_over() -> None:
     names = [f"f{n}" for n in range(10)]
     state, held_back, outcomes, loaded, tries = State(), {}, dict[str, Outcome](), set(), 0
@@ -601,7 +644,7 @@ def test_each_run_of_a_look_has_its_own_outcome(tmp_path: Path) -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abcdef"), st.sampled_from(["succeeded", "failed", "stopped", "running"])),
+        st.tuples(st.sampled_from("abcdef"), st.sampled_from(["succeeded", "failed", "died", "stopped", "running"])),
         max_size=60,
     )
 )

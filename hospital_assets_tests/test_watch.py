@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,7 @@ from hospital_assets.dashboard.live import LiveBoard
 from hospital_assets.definitions import build_definitions
 from hospital_assets.landing import zone as zone_module
 from hospital_assets.landing.profile import FEEDS
+from hospital_assets.landing.quarantine import read_quarantine
 from hospital_assets.landing.waiting import Waiting
 from hospital_assets.landing.zone import LandingResource, LandingZone
 from hospital_assets.live import monitor as monitor_module
@@ -56,7 +58,7 @@ from hospital_assets.settings import Settings, write_settings
 from hospital_assets.simulator.live import LiveNetwork, go_live, land_history, prepare, read_network, write_network
 from hospital_assets.warehouse.errors import WarehouseError
 from hospital_assets_tests.helpers import query, run, tables
-from hospital_assets_tests.processes import hospital, started, until
+from hospital_assets_tests.processes import QUIET, hospital, started, until
 
 #: In the afternoon of the last day of the small network.
 NOW = datetime(2026, 3, 12, 20, tzinfo=UTC)
@@ -608,6 +610,39 @@ def test_a_file_that_always_fails_is_quarantined_by_the_watcher_and_the_rest_goe
     assert list(monitor.landing.held_back().values()) == ["quarantined"]
     raised = [row["subject"] for row in monitor.outbox.alerts() if row["rule"] == FILE_QUARANTINED]
     assert raised == ["native/vitals/bad.json"]
+
+
+KILLED_BY_BAD = """
+import os, signal, sys
+from hospital_assets.automation.watch import Loader
+from hospital_assets.cli import main
+load = Loader.load
+def killed(self, requests):
+    if any(path.endswith("bad.json") for request in requests for path in request.files.values()):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(self, requests)
+Loader.load = killed
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.nightly
+def test_a_file_that_kills_the_watcher_is_quarantined_by_those_that_begin_after(copied: Settings) -> None:
+    patient, deaths = an_adult(copied), 0
+    land(copied, "good.json", observation("G1", patient, 1))
+    land(copied, "bad.json", observation("B1", patient, 2))
+    command = [sys.executable, "-c", KILLED_BY_BAD, "--data-dir", str(copied.data_dir), "watch"]
+
+    def is_over() -> bool:
+        return "quarantined" in read_quarantine(copied.warehouse_file.parent).values()
+
+    while not is_over() and deaths < 20:
+        with started(command, signal.SIGTERM, **QUIET) as process:
+            until(lambda: process.poll() is not None or is_over())
+            deaths += process.poll() == -signal.SIGKILL
+    assert deaths == 3 * MOST_TRIES and list(read_quarantine(copied.warehouse_file.parent).values()) == ["quarantined"]
+    stored = query(copied, "select observation_id from facts.fact_vitals where observation_id in ('G1', 'B1')")
+    assert stored["observation_id"].to_list() == ["G1"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,7 @@ from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.refresh import MOST_TRIES, Decision, Outcome, Request, State, decide, held_in
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import replace_text
 from hospital_assets.landing.profile import DATED, LANDED
 from hospital_assets.landing.quarantine import change_quarantine
 from hospital_assets.landing.service_day import DAYS_AHEAD
@@ -79,15 +81,35 @@ class Loading:
 
     Args:
         run: carries out the requests of a look and says how each ended, by its run key.
+        note: where to note what is under way, for who begins after this one has died; one program at a time has it.
     """
 
     def __init__(
-        self, settings: Settings, landing: LandingResource, run: Callable[[Sequence[Request]], Mapping[str, Outcome]]
+        self,
+        settings: Settings,
+        landing: LandingResource,
+        run: Callable[[Sequence[Request]], Mapping[str, Outcome]],
+        note: Path | None = None,
     ) -> None:
-        self._settings, self._landing, self._run = settings, landing, run
+        self._settings, self._landing, self._run, self._note = settings, landing, run, note
+        left = State()
+        if note is not None:
+            # Of another shape, it says nothing.
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                left = State.model_validate_json(note.read_bytes())
         # What was held back by a program that has ended.
-        self._state = State(failures=dict.fromkeys(held_in(landing.held_back()), MOST_TRIES - 1))
-        self._outcomes: Mapping[str, Outcome] = {}
+        held = dict.fromkeys(held_in(landing.held_back()), MOST_TRIES - 1)
+        self._state = left.model_copy(update={"failures": held | left.failures})
+        self._outcomes: Mapping[str, Outcome] = {run.run_key: "died" for run in left.pending}
+
+    def _carried_out(self, decision: Decision) -> Mapping[str, Outcome]:
+        if self._note is None:
+            return self._run(decision.requests)
+        replace_text(self._note, decision.state.model_dump_json())
+        try:
+            return self._run(decision.requests)
+        finally:
+            self._note.unlink(missing_ok=True)
 
     def resumes(self, now: datetime) -> bool:
         """Whether loading had stopped, and the pause is over."""
@@ -100,7 +122,7 @@ class Loading:
             self._state, waiting, self._outcomes, held_back, now_ns=_nanoseconds(now), after_files=1, after_seconds=0.0
         )
         remember(decision, held_back, self._settings, now)
-        self._outcomes = self._run(decision.requests) if decision.requests else {}
+        self._outcomes = self._carried_out(decision) if decision.requests else {}
         self._state = decision.state
         outcomes = set(self._outcomes.values())
         # A held file waits for its try, and one that was let go for the next look.
@@ -225,8 +247,10 @@ def outcome_of(failed_steps: Sequence[dg.DagsterEvent]) -> Outcome:
     """The outcome for the files of a failed run, by its failed steps.
 
     Returns:
-        `failed`, or `stopped` where it says nothing about them: a killed run, a warehouse in use.
+        `failed`; `stopped` where it says nothing about them, as a warehouse in use; `died` where no step has failed.
     """
+    if not failed_steps:
+        return "died"
     errors = [str(event.step_failure_data.error).lower() for event in failed_steps]
     return "failed" if any(not any(name in text for name in _NOT_THE_FILES_FAULT) for text in errors) else "stopped"
 

@@ -15,10 +15,13 @@ from pydantic import BaseModel, Field
 
 from hospital_assets.landing.waiting import Waiting, fingerprint, is_due, spans
 
-Outcome = Literal["running", "succeeded", "failed", "stopped"]
+#: died: its process ended, and no step of it failed. stopped: what it ended with says nothing about its files.
+Outcome = Literal["running", "succeeded", "failed", "died", "stopped"]
 
 #: A file is tried this often; the last time alone.
 MOST_TRIES = 3
+#: A run that dies may have met a power cut, or a file that no process survives: every so manieth counts as failed.
+_DEATHS = 3
 #: When this many different files have failed alone and no run has succeeded meanwhile, the fault is no file's: a full
 #: disk, a table that cannot be written, a mistake in this program.
 MOST_IN_A_ROW = 3
@@ -50,6 +53,7 @@ class State(BaseModel):
     Attributes:
         pending: runs asked for and not yet ended.
         failures: content hash -> attempts that failed with this file.
+        deaths: content hash -> attempts that died with this file.
         blamed: files that the last attempt was counted against; it may have had several runs.
         serial: makes a later request for the same files another one.
         suspects: content hash -> path of files that failed alone; no run has succeeded since.
@@ -60,6 +64,7 @@ class State(BaseModel):
 
     pending: list[Pending] = Field(default_factory=list)
     failures: dict[str, int] = Field(default_factory=dict)
+    deaths: dict[str, int] = Field(default_factory=dict)
     blamed: list[str] = Field(default_factory=list)
     serial: int = 0
     suspects: dict[str, str] = Field(default_factory=dict)
@@ -124,12 +129,12 @@ def decide(
 
     Args:
         waiting: files that wait, of this program's subjects.
-        outcomes: run key -> how its run stands; `stopped` for a run that died without failing.
+        outcomes: run key -> how its run stands.
         held_back: content hash -> `held` or `quarantined`.
         after_files: ask when this many files wait,
         after_seconds: or when one has waited this long.
     """
-    failures, held_back = dict(state.failures), dict(held_back)
+    failures, deaths, held_back = dict(state.failures), dict(state.deaths), dict(held_back)
     pending: list[Pending] = []
     quarantined: list[str] = []
     blamed = set(state.blamed)
@@ -151,12 +156,15 @@ def decide(
         elif outcome == "succeeded":
             has_succeeded = True
             failures = {sha: n for sha, n in failures.items() if sha not in run.files}
+            deaths = {sha: n for sha, n in deaths.items() if sha not in run.files}
             if stopped_until_ns:
                 doubted |= suspects.keys()
                 suspects, stopped_until_ns = {}, 0
             doubted -= run.files.keys()
             quarantined += _convict(suspects, held_back, spared=run.files.keys())
-        elif outcome == "failed" and _blame(run, failures, blamed, held_back, suspects):
+        elif outcome in ("failed", "died") and _blame(
+            run, failures, deaths if outcome == "died" else None, blamed, held_back, suspects
+        ):
             if doubted & run.files.keys():
                 quarantined += _convict(suspects, held_back, spared=suspects.keys() - run.files.keys())
             has_stopped = len(suspects) >= MOST_IN_A_ROW
@@ -185,6 +193,7 @@ def decide(
         state=State(
             pending=pending,
             failures=failures,
+            deaths=deaths,
             blamed=sorted(blamed),
             serial=serial,
             suspects=suspects,
@@ -205,15 +214,28 @@ def held_in(held_back: Mapping[str, str]) -> list[str]:
 
 
 def _blame(
-    run: Pending, failures: dict[str, int], blamed: set[str], held_back: dict[str, str], suspects: dict[str, str]
+    run: Pending,
+    failures: dict[str, int],
+    deaths: dict[str, int] | None,
+    blamed: set[str],
+    held_back: dict[str, str],
+    suspects: dict[str, str],
 ) -> bool:
-    """Count a failed run against its files, once an attempt; returns whether a file has failed alone to the end."""
+    """Count a failed run against its files, once an attempt; returns whether a file has failed alone to the end.
+
+    Args:
+        deaths: of a run that died.
+    """
     is_last_try = False
     for sha, path in run.files.items():
         # A file of several spans of days has several runs in one attempt.
         if sha in blamed:
             continue
         blamed.add(sha)
+        if deaths is not None:
+            deaths[sha] = deaths.get(sha, 0) + 1
+            if deaths[sha] % _DEATHS:
+                continue
         failures[sha] = failures.get(sha, 0) + 1
         if len(run.files) == 1 and failures[sha] >= MOST_TRIES:
             # Behind the others: their turn is first.

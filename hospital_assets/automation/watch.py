@@ -118,7 +118,8 @@ def watch(
         monitor = open_monitor(settings, landing, FEEDS)
         stack.callback(monitor.outbox.close)
         loader = Loader(definitions, settings, instance)
-        intake = Loading(settings, landing, partial(_carry_out, loader, monitor, stop, say))
+        under_way = settings.warehouse_file.with_name("loading.json")
+        intake = Loading(settings, landing, partial(_carry_out, loader, monitor, stop, say), under_way)
         # Loading takes longer than looking, and a receiver may not answer: neither holds up alerts.
         loading = stack.enter_context(ThreadPoolExecutor(1, "loading"))
         sending = stack.enter_context(ThreadPoolExecutor(1, "sending"))
