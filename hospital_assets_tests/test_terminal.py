@@ -9,14 +9,17 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dagster._daemon.types import DaemonHeartbeat
 
 from hospital_assets.automation.build import BuildReport
+from hospital_assets.automation.instance import dagster_instance
 from hospital_assets.automation.presence import dev_lock
 from hospital_assets.cli import GROUPS, _parser, main
 from hospital_assets.cli.pages import _run_together
@@ -48,8 +51,18 @@ def test_a_port_in_use_is_named_before_anything_starts(
 def test_a_second_one_on_the_same_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with dev_lock(Settings(tmp_path)) as is_ours:
         assert is_ours
-        assert main(["--data-dir", str(tmp_path), "dev", "--port", "0", "--dashboard-port", "0"]) == 2
-    assert "already" in capsys.readouterr().err
+        dev = ["--data-dir", str(tmp_path), "dev", "--port", "0", "--dashboard-port", "0"]
+        assert main(dev) == 2
+        assert "already" in capsys.readouterr().err
+        assert main(["--data-dir", str(tmp_path), "dagster", "daemon"]) == 2
+        assert "hospital dev is at work" in capsys.readouterr().err
+    # As units run it, or containers.
+    with dagster_instance(Settings(tmp_path)) as instance:
+        instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "here", None))
+    assert main(dev) == 2
+    assert "Dagster's daemon is at work" in capsys.readouterr().err
+    assert main(["--data-dir", str(tmp_path), "status"]) == 0
+    assert "Dagster's daemon" in capsys.readouterr().out
 
 
 def test_when_a_part_fails_all_end(capfd: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +162,7 @@ def test_status_counts_what_landed_ran_and_waits(
     with dev_lock(settings), open_warehouse(settings.warehouse_file):
         assert main(["--data-dir", str(settings.data_dir), "status"]) == 0
     said = capsys.readouterr().out
-    assert "hospital dev (" in said and f"being written by process {os.getpid()}" in said
+    assert "`hospital dev`" in said and f"being written by process {os.getpid()}" in said
     assert re.search(r"\d+ loaded", said) and "1 waiting to be loaded" in said
     assert re.search(r"success +full_refresh \d{4}", said)
     assert "none yet: `hospital publish`" in said and "GB free" in said

@@ -40,7 +40,7 @@ RUN_STATUSES = (
 _SECONDS = 3
 
 
-class HistoryError(Exception):
+class HistoryError(ValueError):
     """Dagster's history cannot be read; says why, without its address."""
 
 

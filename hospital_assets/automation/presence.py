@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+from hospital_assets.automation.history import read_history
 from hospital_assets.files import is_locked
 from hospital_assets.settings import Settings
 
 #: A daemon that lives has left a heartbeat within this time: Dagster writes one every 30 seconds.
-HEARTBEAT_SECONDS = 90
+_HEARTBEAT_SECONDS = 90
 
 
 def watch_lock(settings: Settings) -> contextlib.AbstractContextManager[bool]:
@@ -59,17 +60,27 @@ def is_served(settings: Settings) -> bool:
     return is_locked(_dev_file(settings))
 
 
-def at_work(settings: Settings, now: datetime) -> list[str]:
-    """What loads or publishes by itself in a data directory, in words: for commands that must be alone."""
-    from hospital_assets.automation.instance import dagster_instance
+def has_daemon(settings: Settings, now: datetime) -> bool:
+    """Whether Dagster's daemon is at work on the data directory, or was a moment ago.
 
+    Raises:
+        HistoryError: nobody can tell.
+    """
+    beat = read_history(settings).heartbeat
+    # One of a clock that was ahead is none.
+    return beat is not None and abs((now - beat).total_seconds()) < _HEARTBEAT_SECONDS
+
+
+def at_work(settings: Settings, now: datetime) -> list[str]:
+    """What loads or publishes by itself in a data directory, in words: for commands that must be alone.
+
+    Raises:
+        HistoryError: see `has_daemon`.
+    """
     found = ["the watcher (`hospital watch`)"] if is_watched(settings) else []
     if is_served(settings):
         return [*found, "`hospital dev`"]
-    with dagster_instance(settings) as instance:
-        since = now.timestamp() - HEARTBEAT_SECONDS
-        has_daemon = any(beat.timestamp >= since for beat in instance.get_daemon_heartbeats().values())
-    return [*found, "Dagster's daemon"] if has_daemon else found
+    return [*found, "Dagster's daemon"] if has_daemon(settings, now) else found
 
 
 def _dev_file(settings: Settings) -> Path:

@@ -90,8 +90,11 @@ def _metrics(options: argparse.Namespace, settings: Settings) -> int:
 def _dagster(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.automation.instance import dagster_instance, make_history
     from hospital_assets.automation.own_runs import end_unserved_runs
+    from hospital_assets.automation.presence import is_served
     from hospital_assets.automation.processes import code_socket, command_of, environment_of
 
+    if options.process == "daemon" and is_served(settings):
+        raise ValueError(f"hospital dev is at work on {settings.data_dir}, with a daemon of its own: end it first")
     make_history(settings)
     environment, socket = environment_of(settings), code_socket(settings)
     if options.process == "code":

@@ -9,6 +9,7 @@ import socket as connections
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.access.audit import make_key, system_actor
     from hospital_assets.automation.instance import dagster_instance
     from hospital_assets.automation.own_runs import end_unserved_runs
-    from hospital_assets.automation.presence import dev_lock
+    from hospital_assets.automation.presence import dev_lock, has_daemon
     from hospital_assets.automation.processes import command_of, environment_of
     from hospital_assets.operations.ports import listener_at
     from hospital_assets.publishing.pseudonyms import KEEP_KEY, has_key
@@ -77,6 +78,11 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
     ):
         if not is_the_only_one:
             raise SettingsError(f"hospital dev runs on {settings.data_dir} already: use that one, or end it first")
+        if has_daemon(settings, datetime.now(UTC)):
+            raise SettingsError(
+                f"Dagster's daemon is at work on {settings.data_dir}, and there may be only one: use that one, or end "
+                "it, wait two minutes, and run this again"
+            )
         if not has_key():
             # Without it, most publications would wait for one.
             print(f"hospital: made the secret key of pseudonyms: {make_key(settings, system_actor())} {KEEP_KEY}")
@@ -86,8 +92,6 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
 
         socket = Path(folder) / "code.sock"
         environment = environment_of(settings)
-        with dagster_instance(settings) as instance:
-            end_unserved_runs(instance, socket)
         programs = {
             # The others look for the definitions at their start.
             "Dagster's code server": (command_of("code", settings, socket), socket.exists),
@@ -98,7 +102,13 @@ def _dev(options: argparse.Namespace, settings: Settings) -> int:
             dashboard = [sys.executable, *f"-m hospital_assets.cli dashboard --port {options.dashboard_port}".split()]
             programs["the dashboard"] = (dashboard, answers("the dashboard"))
         urls = ", ".join(f"{name} http://localhost:{port}" for name, port in ports.items())
-        return _run_together(programs, environment, f"ready: {urls} (Ctrl-C ends both)", stop)
+        with dagster_instance(settings) as instance:
+            end_unserved_runs(instance, socket)
+            try:
+                return _run_together(programs, environment, f"ready: {urls} (Ctrl-C ends both)", stop)
+            finally:
+                # The next one need not wait until its daemon's last sign of life is old.
+                instance.wipe_daemon_heartbeats()
 
 
 def _run_together(

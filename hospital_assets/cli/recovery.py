@@ -154,7 +154,7 @@ def _upgrade(options: argparse.Namespace, settings: Settings) -> int:
     from hospital_assets.publishing.policy import load_policy
 
     now = datetime.now(UTC)
-    if (options.yes or options.undo) and settings.dagster_home.exists() and (others := at_work(settings, now)):
+    if (options.yes or options.undo) and (others := at_work(settings, now)):
         raise ValueError(
             f"{' and '.join(others)} at work on this data directory. Stop it, wait two minutes, and run this again; "
             "nothing was changed"

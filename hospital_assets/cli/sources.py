@@ -74,8 +74,8 @@ def _pull(options: argparse.Namespace, settings: Settings) -> int:
 def _sources(options: argparse.Namespace, settings: Settings) -> int:
     import polars as pl
 
-    from hospital_assets.automation.history import HistoryError, read_history
-    from hospital_assets.automation.presence import HEARTBEAT_SECONDS
+    from hospital_assets.automation.history import HistoryError
+    from hospital_assets.automation.presence import has_daemon
     from hospital_assets.landing.registry import load_profiles
     from hospital_assets.sources.memory import open_memory
     from hospital_assets.sources.pull import PULL_SECONDS
@@ -84,10 +84,9 @@ def _sources(options: argparse.Namespace, settings: Settings) -> int:
     wall = datetime.now(UTC)
     ledger = read_ledger_copy(settings.warehouse_file)
     newest_landed = dict(ledger.group_by("source_profile").agg(pl.col("file_modified_ns").max()).iter_rows())
-    beat = None
+    looks_itself = False
     with contextlib.suppress(HistoryError):
-        beat = read_history(settings).heartbeat
-    looks_itself = beat is not None and (wall - beat).total_seconds() < HEARTBEAT_SECONDS
+        looks_itself = has_daemon(settings, wall)
     table = headed("profile", "from", "newest file", "lag", "next try", "brought", "waiting", "refused", "what to do")
     profiles = load_profiles(settings.profiles_folder)
     refused: list[str] = []

@@ -34,7 +34,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> int:
     wall = datetime.now(UTC)
     parts: dict[str, Callable[[], list[str]]] = {
         "directory": lambda: _directory(settings),
-        "at work": lambda: _at_work(settings),
+        "at work": lambda: _at_work(settings, wall),
         "files": lambda: _files(settings),
         "runs": lambda: _runs(settings),
         "alerts": lambda: _alerts(settings),
@@ -74,17 +74,14 @@ def _directory(settings: Settings) -> list[str]:
     return [f"{settings.data_dir}, service days {days}, clock {hospital_now(settings):%Y-%m-%d %H:%M} UTC"]
 
 
-def _at_work(settings: Settings) -> list[str]:
-    from hospital_assets.automation.presence import is_served, is_watched
+def _at_work(settings: Settings, wall: datetime) -> list[str]:
+    from hospital_assets.automation.presence import at_work
     from hospital_assets.warehouse.database import holder_of
 
-    holder = holder_of(settings.warehouse_file)
-    found = [
-        "hospital dev (sensors, schedules, pages)" if is_served(settings) else "",
-        "hospital watch" if is_watched(settings) else "",
-        f"the warehouse is being written by {holder}" if holder else "",
-    ]
-    return [line for line in found if line] or ["nothing: `hospital dev` or `hospital watch` load what lands"]
+    found = at_work(settings, wall)
+    if holder := holder_of(settings.warehouse_file):
+        found.append(f"the warehouse is being written by {holder}")
+    return found or ["nothing: `hospital dev` or `hospital watch` load what lands"]
 
 
 def _files(settings: Settings) -> list[str]:

@@ -551,8 +551,7 @@ def _erasures(settings: Settings) -> Iterator[_Found]:
 def _at_work(settings: Settings, wall: datetime) -> Iterator[_Found]:
     from hospital_assets.automation.presence import at_work
 
-    found = at_work(settings, wall) if settings.dagster_home.exists() else []
-    if found:
+    if found := at_work(settings, wall):
         yield "ok", ", ".join(found), ""
     else:
         what = "nobody loads what lands"
