@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hospital_assets.automation.presence import watch_lock
 from hospital_assets.cli import main
 from hospital_assets.landing.profile import ProfileError, parse_profile
 from hospital_assets.landing.registry import keep_profiles, load_profiles
@@ -218,7 +219,12 @@ def test_what_is_stored_of_a_source_stays_while_its_profile_is_corrected(
     ],
 )
 def test_an_import_takes_no_service_day_away(
-    tiny: Settings, stated: str, is_built: bool, at: str, then: tuple[str, str | None, str] | None
+    tiny: Settings,
+    stated: str,
+    is_built: bool,
+    at: str,
+    then: tuple[str, str | None, str] | None,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # What another source has landed is not what was imported.
     (tiny.landing / "tiny" / "a.csv").unlink()
@@ -233,7 +239,10 @@ def test_an_import_takes_no_service_day_away(
         tiny.warehouse_file.touch()
     file = tiny.data_dir.parent / "given.csv"
     file.write_text(f"visit,patient,hospital,at\nV1,P1,H1,{at} 10:00:00\n")
-    assert main(["--data-dir", str(tiny.data_dir), "import", "tiny", str(file)]) == 0
+    with watch_lock(tiny):
+        assert main(["--data-dir", str(tiny.data_dir), "import", "tiny", str(file)]) == 0
+    # The watcher began with the days of before.
+    assert ("start again" in capsys.readouterr().err) == (then is not None)
     found = load_settings(tiny.data_dir)
     if then is None:
         assert tiny.settings_file.read_text() == f"# ours\n{stated}\n"

@@ -443,7 +443,39 @@ def test_a_look_that_goes_on_after_its_tick_is_the_only_one(
     for _ in range(2):
         with pytest.raises(TimeoutError):
             sensor(dg.build_sensor_context())
-    assert [isinstance(each, dg.SkipReason) and each.skip_message for each in said] == ["the look before has not ended"] * 2
+    assert [isinstance(each, dg.SkipReason) and each.skip_message for each in said] == [
+        "the look before has not ended"
+    ] * 2
+
+
+def test_who_began_with_other_settings_ends_or_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, said = Settings(tmp_path), list[str]()
+    write_settings(settings)
+    definitions = build_definitions(settings)
+    sensor = landing_sensor("vitals", settings, zone(definitions))
+
+    def skipped() -> str:
+        found = sensor(dg.build_sensor_context())
+        assert isinstance(found, dg.SensorResult) and found.skip_reason is not None
+        return str(found.skip_reason.skip_message)
+
+    def changes(*_: object) -> Iterator[bool]:
+        yield False
+        settings.settings_file.write_text("first_service_date = ")  # somebody is still writing it
+        yield False
+        write_settings(settings)
+        yield False
+        assert "start `hospital dev`" not in skipped()
+        assert len(said) == 1
+        write_settings(replace(settings, last_service_date=date(2030, 1, 1)))
+        yield False
+        raise AssertionError
+
+    monkeypatch.setattr(watch_module, "_changes", changes)
+    monkeypatch.setattr(Monitor, "look", lambda *_, **__: Look({}, 0))
+    watch_module.watch(definitions, settings, threading.Event(), said.append)
+    assert len(said) == 2 and "hospital.toml has changed" in said[-1]
+    assert "start `hospital dev`" in skipped()
 
 
 @pytest.mark.parametrize(("has_changed", "waits"), [(True, "QUIET_SECONDS"), (False, "_LOOK_SECONDS")])

@@ -22,7 +22,7 @@ from hospital_assets.automation.jobs import refreshed_by
 from hospital_assets.automation.refresh import MOST_TRIES, Decision, Outcome, Request, State, decide, held_in
 from hospital_assets.clock import hospital_now
 from hospital_assets.contracts import CONTRACTS
-from hospital_assets.files import replace_text
+from hospital_assets.files import replace_text, version_of
 from hospital_assets.landing.profile import DATED, LANDED
 from hospital_assets.landing.quarantine import change_quarantine
 from hospital_assets.landing.service_day import DAYS_AHEAD
@@ -30,7 +30,7 @@ from hospital_assets.landing.waiting import Waiting, spans
 from hospital_assets.landing.zone import LandingResource
 from hospital_assets.live.alert_rules import loading_stopped, quarantined_file
 from hospital_assets.partitions import period_start, range_tags, service_periods
-from hospital_assets.settings import Settings
+from hospital_assets.settings import Settings, load_settings
 
 #: First and last service day.
 Span = tuple[date, date]
@@ -131,6 +131,21 @@ class Loading:
         is_at_rest = "stopped" in outcomes or _nanoseconds(now) < decision.state.stopped_until_ns
         is_unfinished = "failed" in outcomes or (is_held and not is_at_rest)
         return Step(is_unfinished, decision.quarantined, list(decision.state.suspects.values()) * decision.has_stopped)
+
+
+def is_outdated(settings: Settings, began: tuple[int, ...]) -> bool:
+    """Whether `hospital.toml` says something else than a program began with, and something that it could begin with.
+
+    Args:
+        began: its version (`version_of`) then.
+    """
+    if version_of(settings.settings_file) == began:
+        return False
+    try:
+        return load_settings(settings.data_dir) != settings
+    except ValueError:
+        # Somebody is still writing it; or it is wrong, and every command says so.
+        return False
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -23,6 +23,7 @@ from hospital_assets.automation.jobs import JOBS, full_refresh
 from hospital_assets.automation.loading import (
     are_made,
     days_named,
+    is_outdated,
     note,
     outcome_of,
     over,
@@ -35,6 +36,7 @@ from hospital_assets.automation.own_runs import end_dead_runs
 from hospital_assets.automation.presence import held, is_watched
 from hospital_assets.automation.refresh import PAUSE_SECONDS, Outcome, Pending, Request, State, decide
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import version_of
 from hospital_assets.landing.profile import FEEDS
 from hospital_assets.landing.registry import load_profiles
 from hospital_assets.landing.waiting import spans
@@ -101,6 +103,7 @@ def landing_sensor(
         landing: where files land. Not a resource of the sensor, for which Dagster would make an instance at each tick.
         clock: the wall clock, which says how old a file is.
     """
+    began_with = version_of(settings.settings_file)
 
     @dg.sensor(
         name=f"{feed}_files",
@@ -134,12 +137,18 @@ def landing_sensor(
             context.log.error(f"{path}: every run with this file failed; it is quarantined")
         if decision.has_stopped:
             context.log.error(stopped_in_words(list(decision.state.suspects)))
+        reason = "no files wait, or their run is under way"
+        if is_outdated(settings, began_with):
+            reason = (
+                f"{settings.settings_file.name} has changed: start `hospital dev`, or hospital-code, again, which go "
+                f"by what it was; {reason}"
+            )
         return dg.SensorResult(
             run_requests=[
                 _run_request(feed, request, settings, graph, kept_instance(context)) for request in decision.requests
             ],
             cursor=decision.state.model_dump_json(),
-            skip_reason=None if decision.requests else "no files wait, or their run is under way",
+            skip_reason=None if decision.requests else reason,
         )
 
     return sensor
@@ -164,9 +173,7 @@ def sources_sensor(settings: Settings, clock: Callable[[], datetime] = wall_cloc
     return sensor
 
 
-def _brought(
-    context: dg.SensorEvaluationContext, settings: Settings, clock: Callable[[], datetime]
-) -> Iterator[str]:
+def _brought(context: dg.SensorEvaluationContext, settings: Settings, clock: Callable[[], datetime]) -> Iterator[str]:
     """Look at each source and bring what is new; what each came to, in words."""
     ends = time.monotonic() + PULL_SECONDS / 2
     for name, profile in load_profiles(settings.profiles_folder).items():

@@ -30,6 +30,7 @@ from hospital_assets.automation.loading import (
     Span,
     execute,
     failure_of,
+    is_outdated,
     outcome_of,
     over,
     refresh_stale,
@@ -41,6 +42,7 @@ from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
 from hospital_assets.automation.sensors import QUIET_SECONDS, quiet_since_ns
 from hospital_assets.contracts import CONTRACTS
+from hospital_assets.files import version_of
 from hospital_assets.landing.content import FAILURES
 from hospital_assets.landing.listing import folders
 from hospital_assets.landing.profile import FEEDS
@@ -103,7 +105,7 @@ class Batch:
 def watch(
     definitions: dg.Definitions, settings: Settings, stop: threading.Event, say: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Load files as they land, until `stop` is set.
+    """Load files as they land, until `stop` is set or `hospital.toml` changes.
 
     Raises:
         BatchError: another process watches this directory already.
@@ -111,6 +113,7 @@ def watch(
     landing = (definitions.resources or {})["landing"]
     assert isinstance(landing, LandingResource)  # noqa: S101  (build_definitions puts it there)
     settings.landing.mkdir(parents=True, exist_ok=True)
+    began_with = version_of(settings.settings_file)
     with contextlib.ExitStack() as stack:
         if not stack.enter_context(watch_lock(settings)):
             raise BatchError("another process watches this data directory already")
@@ -129,6 +132,9 @@ def watch(
         look_at = time.monotonic()
         say(f"watching {settings.landing}")
         for has_changed in _changes(settings.landing, stop):
+            if is_outdated(settings, began_with):
+                say(f"{settings.settings_file.name} has changed: this watcher ends, and the next one goes by it")
+                return
             is_due = time.monotonic() >= look_at
             # What is being loaded is no news until that has ended.
             looks = has_changed or is_due or (has_news and load is None) or intake.resumes(wall_clock())

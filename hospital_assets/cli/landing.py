@@ -259,6 +259,9 @@ def _import(options: argparse.Namespace, settings: Settings) -> int:
 
 def _set_service_days(settings: Settings, first: date, last: date) -> None:
     """Have the service days cover those found; where days are stated, they only become more, and an open end stays."""
+    from hospital_assets.automation.history import HistoryError
+    from hospital_assets.automation.presence import at_work
+
     is_stated, stated_last = settings.settings_file.exists(), settings.last_service_date
     found = f"{first} to {last}"
     if is_stated:
@@ -277,9 +280,12 @@ def _set_service_days(settings: Settings, first: date, last: date) -> None:
     grain = "yearly" if is_long else settings.partitions
     end = None if is_stated and stated_last is None else last
     widened = replace(settings, first_service_date=first, last_service_date=end, partitions=grain)
+    print(f"service days {first} {f'to {end}' if end else 'on'}, {grain} partitions")
     if not is_stated or widened != settings:
         write_settings(widened)
-    print(f"service days {first} {f'to {end}' if end else 'on'}, {grain} partitions")
+        with contextlib.suppress(HistoryError):
+            if others := at_work(settings, datetime.now(UTC)):
+                print(f"start again what goes by the service days of before: {', '.join(others)}", file=sys.stderr)
 
 
 def _profiles_list(options: argparse.Namespace, settings: Settings) -> int:
