@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import multiprocessing
 import os
 import random
@@ -20,17 +21,20 @@ from datetime import UTC, date, datetime, timedelta
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._daemon.monitoring.run_monitoring import check_run_timeout
 
 from hospital_assets.access.sandbox import run_query
 from hospital_assets.access.users import User
 from hospital_assets.automation.build import BuildError, BuildReport
 from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.own_runs import OF_COMMAND
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.definitions import build_definitions
@@ -66,6 +70,14 @@ def test_every_table_is_built_and_no_error_check_fails(built: tuple[Settings, Bu
         "stale_partitions",
     }
     assert len(report.checks) > 250
+
+
+def test_a_build_may_take_longer_than_what_a_daemon_runs(built: tuple[Settings, BuildReport]) -> None:
+    with dagster_instance(built[0]) as instance:
+        (run, *_) = instance.get_runs(dg.RunsFilter(tags=OF_COMMAND))
+    long_ago: Any = SimpleNamespace(dagster_run=run, start_time=0.0)
+    nothing_is_done_with: Any = None
+    check_run_timeout(nothing_is_done_with, long_ago, logging.getLogger(), 7200.0)
 
 
 def test_raw_is_cleaned_and_quarantined_and_duplicates(built: tuple[Settings, BuildReport]) -> None:

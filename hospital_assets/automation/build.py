@@ -50,6 +50,8 @@ from hospital_assets.warehouse.database import RUN_WAIT_SECONDS, Period, Warehou
 from hospital_assets.warehouse.errors import INTERRUPTED
 from hospital_assets.warehouse.loads import read_ledger_copy
 
+#: A daemon beside it would end it after some hours, as it does runs of its own.
+_TAGS = {**OF_COMMAND, dg.MAX_RUNTIME_SECONDS_TAG: "0"}
 #: The name under which seconds of checks are counted, in addition to the layers.
 CHECKS = "checks"
 
@@ -334,7 +336,7 @@ class _Runs:
         total = len(self.report.steps) + len(planned)
         self._instance.add_event_listener(run_id, _Listener(self.report, total, self._progress))
         # A range, also of one day: a job of checks alone has no partitions of its own.
-        over = {"tags": OF_COMMAND | (range_tags(*(day.isoformat() for day in days)) if days else {})}
+        over = {"tags": _TAGS | (range_tags(*(day.isoformat() for day in days)) if days else {})}
         ran = len(self.report.steps)
         try:
             with run_lock(self._settings, run_id):
