@@ -34,7 +34,7 @@ from hospital_assets.access.sandbox import run_query
 from hospital_assets.access.users import User
 from hospital_assets.automation.build import BuildError, BuildReport
 from hospital_assets.automation.instance import dagster_instance
-from hospital_assets.automation.own_runs import OF_COMMAND
+from hospital_assets.automation.own_runs import OF_COMMAND, run_lock
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.dashboard.serve import dashboard_of
 from hospital_assets.definitions import build_definitions
@@ -435,6 +435,9 @@ def test_a_table_that_is_not_rebuilt_is_what_it_was(
         assert "raw_er_visits" not in query(settings, "select * from duckdb_tables()")["table_name"].to_list()
         raise KeyboardInterrupt
 
+    def interrupted_anywhere(*_: object) -> None:
+        raise KeyboardInterrupt
+
     monkeypatch.setattr("hospital_assets.automation.build.execute", interrupted)
     for _ in range(2):
         with pytest.raises(BuildError, match="interrupted"):
@@ -451,6 +454,18 @@ def test_a_table_that_is_not_rebuilt_is_what_it_was(
             assert warehouse.exists(CONTRACTS["dim_date"])
     assert {name for name, _ in tables(settings)} == set(before)
     assert query(settings, "select * from dimensions.dim_date").is_empty()
+    # The next build puts them back, whatever it builds, unless a rebuild may be at work.
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.move_away(CONTRACTS["dim_time"])
+    monkeypatch.setattr("hospital_assets.automation.build.execute", interrupted_anywhere)
+    with dagster_instance(settings) as instance, run_lock(settings, run_id := dg.DagsterRun("job").run_id):
+        instance.add_run(dg.DagsterRun("job", run_id=run_id, status=dg.DagsterRunStatus.STARTED, tags=OF_COMMAND))
+        for is_there in (False, True):
+            with pytest.raises(BuildError, match="interrupted"):
+                run(settings, select="key:raw_landed_files")
+            assert ("dim_time" in query(settings, "select * from duckdb_tables()")["table_name"].to_list()) == is_there
+            instance.report_run_canceled(instance.get_runs(dg.RunsFilter(run_ids=[run_id]))[0])
+    assert dict(tables(settings))["dim_time"] == before["dim_time"]
 
 
 @pytest.mark.slow

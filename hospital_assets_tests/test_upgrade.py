@@ -29,6 +29,7 @@ from hospital_assets.automation.upgrade import Plan, UpgradeError, _upgrade_hist
 from hospital_assets.checks.findings import newest_results
 from hospital_assets.checks.table_checks import every_kind
 from hospital_assets.cli import _OF_ANY_VERSION, main
+from hospital_assets.contracts import CONTRACTS
 from hospital_assets.definitions import build_definitions
 from hospital_assets.directory import DirectoryVersion, DirectoryVersionError, version_of, write_version
 from hospital_assets.publishing.pseudonyms import KEY_VARIABLE
@@ -137,6 +138,16 @@ def test_a_dry_run_names_tables_days_and_time_and_changes_no_byte(
     assert "8 tables are built" in said and "2026-03-05 to 2026-03-12, about 0:" in said
     assert found.seconds is not None and 0.1 < found.seconds < sum(step.seconds for step in built[1].steps)
     assert "kpi_waits" in plan(settings, fill=True).built
+
+
+def test_what_a_killed_rebuild_has_moved_away_is_put_back(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:
+    settings = warehouse_copy(built[0], tmp_path)
+    before = query(settings, "from dimensions.dim_date order by all")
+    with open_warehouse(settings.warehouse_file) as warehouse:
+        warehouse.move_away(CONTRACTS["dim_date"])
+    assert plan(settings).is_empty
+    assert upgrade(graph(), settings, NOW, keep=None).failures == ()
+    assert query(settings, "from dimensions.dim_date order by all").equals(before)
 
 
 def test_what_was_taken_over_is_the_same(built: tuple[Settings, BuildReport], tmp_path: Path) -> None:

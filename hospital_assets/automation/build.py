@@ -20,7 +20,7 @@ import narwhals as nw
 
 from hospital_assets.assets.cleaned.rules import OUTSIDE_PERIOD
 from hospital_assets.assets.cleaned.subjects import RULES
-from hospital_assets.automation.instance import dagster_instance
+from hospital_assets.automation.instance import UNFINISHED, dagster_instance
 from hospital_assets.automation.jobs import TABLES
 from hospital_assets.automation.loading import (
     Loading,
@@ -149,14 +149,15 @@ def build(
     days, selection = _days(settings, first, last), _selection(definitions, select)
     for name in rebuild:
         _refuse_to_drop(name, selection, is_whole=days == _days(settings, None, None))
-    _each(Warehouse.move_away, rebuild, settings)
-    try:
-        with _Runs(definitions, settings, days, progress) as runs:
+    with _Runs(definitions, settings, days, progress) as runs:
+        runs.put_back()
+        _each(Warehouse.move_away, rebuild, settings)
+        try:
             runs.run("full_refresh", days, selection)
             if select is None:
                 runs.refresh_stale()
-    finally:
-        _each(Warehouse.put_back, rebuild, settings)
+        finally:
+            _each(Warehouse.put_back, rebuild, settings)
     try:
         runs.report.outside = _outside_period(settings, days)
     except WarehouseLockedError as error:
@@ -318,6 +319,12 @@ class _Runs:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         self.report.seconds = time.perf_counter() - self._started
+
+    def put_back(self) -> None:
+        """Have the tables again that a rebuild which was killed has moved away, unless one may be at work."""
+        is_alone = not self._instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED, tags=OF_COMMAND))
+        if is_alone and self._settings.warehouse_file.exists():
+            _each(Warehouse.put_back, CONTRACTS, self._settings)
 
     def run(
         self,

@@ -34,6 +34,7 @@ from hospital_assets.publishing.publications import published_audiences
 from hospital_assets.recovery.snapshots import put_back, snapshots, take_snapshot
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import (
+    ASIDE,
     Warehouse,
     WarehouseLockedError,
     definition_of,
@@ -126,7 +127,10 @@ def _plan(
     connection: duckdb.DuckDBPyConnection, definitions: dg.Definitions, settings: Settings, *, fill: bool
 ) -> Plan:
     version = version_of(settings.warehouse_file.parent)
-    stored = stored_columns(connection)
+    # What a rebuild that was killed has moved away is put back before anything is changed.
+    found = stored_columns(connection)
+    stored = {name.removesuffix(ASIDE): columns for name, columns in found.items() if name.endswith(ASIDE)}
+    stored |= {name: columns for name, columns in found.items() if not name.endswith(ASIDE)}
     since = version.number if version.is_finished else version.before
     anew = {name for number, names in directory.COMPUTED_ANEW.items() if number > since for name in names}
     changes = list(_changes(stored, _views(connection), anew, fill=fill))
@@ -270,6 +274,8 @@ def upgrade(
     event = Event(system_actor(), "upgrade", statement=f"version {found.number} to {directory.VERSION}")
     # Whoever waits for the warehouse meanwhile finds it upgraded.
     with audited(settings, event) as ending, open_warehouse(settings.warehouse_file) as warehouse:
+        for contract in CONTRACTS.values():
+            warehouse.put_back(contract)
         plan = _plan(warehouse.connection, definitions, settings, fill=fill)
         if plan.lost and not accept_loss:
             raise UpgradeError(f"{in_words(plan.lost)}; nothing was changed")

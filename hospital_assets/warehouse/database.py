@@ -393,16 +393,16 @@ class Warehouse:
             return
         self.wrote(contract)
         with self.transaction() as connection:
-            connection.execute(f"alter table {_qualified(contract)} rename to {quoted(contract.name + _ASIDE)}")
+            connection.execute(f"alter table {_qualified(contract)} rename to {quoted(contract.name + ASIDE)}")
             self._note_change(contract, None, "rebuilt")
         self._known_tables.discard(contract.name)
         self._kinds = None
 
     def put_back(self, contract: Contract) -> None:
         """Have a table again that was moved away, unless it was made anew."""
-        if contract.qualified_name + _ASIDE not in self.stored_kinds():
+        if contract.qualified_name + ASIDE not in self.stored_kinds():
             return
-        aside = f"{quoted(contract.layer)}.{quoted(contract.name + _ASIDE)}"
+        aside = f"{quoted(contract.layer)}.{quoted(contract.name + ASIDE)}"
         with self.transaction() as connection:
             if self.exists(contract):
                 connection.execute(f"drop table {aside}")
@@ -521,7 +521,7 @@ def _rows_of(contract: Contract, period: Period | None) -> str:
 
 
 #: Behind the name of a table while it is made anew.
-_ASIDE = "__aside"
+ASIDE = "__aside"
 
 
 def _qualified(contract: Contract) -> str:
