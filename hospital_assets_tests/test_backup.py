@@ -40,6 +40,7 @@ from hospital_assets.recovery import backup as module
 from hospital_assets.recovery import objects
 from hospital_assets.recovery.backup import (
     LEFT_OUT,
+    LOCK,
     STAMP,
     Backup,
     Made,
@@ -531,6 +532,12 @@ def test_where_the_original_is_there_its_keys_are_not_used(
     there = Settings(tmp_path / "rehearsal")
     with pytest.raises(BackupError, match="XDG_CONFIG_HOME"):
         restore_backup(there, folder, done.backup)
+    # Refused, it has left nothing, whether the folder was there or not.
+    assert not there.data_dir.exists()
+    (there.data_dir / "lost+found").mkdir(parents=True)
+    with pytest.raises(BackupError, match="XDG_CONFIG_HOME"):
+        restore_backup(there, folder, done.backup)
+    assert {path.name for path in there.data_dir.iterdir()} <= {"lost+found", LOCK}
     record(home, Event("ann", "query"))
     with contextlib.closing(AuditLog(home)) as log:
         assert log.verify().problems == ()

@@ -6,7 +6,8 @@ import contextlib
 import hmac
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -170,9 +171,12 @@ def restore_backup(
         raise BackupError(f"another backup was being restored into {here}: go on with that one, or empty the folder")
     if begun is None and here.exists() and {path.name for path in here.iterdir()} - _NOTHING:
         raise BackupError(f"{here} is not empty: restore into a new folder")
+    was_there = here.exists()
     make_folder(here)
     replace_text(note, json.dumps({"backup": backup.name, "stamp": backup.stamp}), is_durable=True, mode=0o600)
-    with emptied_staging(settings) as scratch:
+    with contextlib.ExitStack() as refusal, emptied_staging(settings) as scratch:
+        if begun is None:
+            refusal.enter_context(_as_it_was(here, was_there=was_there))
         manifest = _manifest(folder, backup, identities, scratch)
         needed = sum(entry.bytes for entry in manifest.files)
         if begun is None and free_bytes(here) < needed:
@@ -205,6 +209,8 @@ def restore_backup(
                     "on with its audit. For a rehearsal, give this one keys of its own: set XDG_CONFIG_HOME to a new "
                     "folder, and put copies there with --keys FOLDER"
                 )
+        # From here on, one that fails goes on where it was.
+        refusal.pop_all()
         asked = f"{backup.name} from {folder}"
         with audited(settings, Event(system_actor(), "restore", statement=asked)) as ending:
             for path, _ in manifest.folders:
@@ -223,6 +229,20 @@ def restore_backup(
     note.unlink()
     rows = sum(sum(tables.values()) for tables in manifest.rows.values())
     return Restored(backup, len(manifest.files), rows, erased, is_accepted)
+
+
+@contextlib.contextmanager
+def _as_it_was(here: Path, *, was_there: bool) -> Iterator[None]:
+    """Leave an empty folder, or none, as it was where restoring into it is refused."""
+    try:
+        yield
+    except BackupError:
+        for path in here.iterdir():
+            if not was_there or path.name not in _NOTHING:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not was_there:
+            here.rmdir()
+        raise
 
 
 def _begun(note: Path) -> str | None:
