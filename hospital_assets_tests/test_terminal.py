@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from hospital_assets.cli import GROUPS, _parser, main
 from hospital_assets.cli.pages import _run_together
 from hospital_assets.settings import Settings
 from hospital_assets.warehouse.database import open_warehouse
+from hospital_assets_tests.processes import hospital
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -132,6 +134,26 @@ def test_each_command_is_listed_once_with_an_example_that_is_one() -> None:
         program, *arguments = example.split()
         assert program == "hospital" and arguments[0] in names
         parser.parse_args(arguments)
+
+
+@pytest.mark.parametrize("command", ["status", "policy"])
+def test_who_stops_reading_is_no_fault(command: str, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(hospital(tmp_path, command), stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_another_s_broken_pipe_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("hospital_assets.recovery.snapshots.snapshots", broken)
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "w") as output, pytest.raises(BrokenPipeError):
+        monkeypatch.setattr(sys, "stdout", output)
+        main(["--data-dir", str(tmp_path), "snapshots"])
 
 
 def test_status_of_an_empty_directory_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import select
 import sys
 from pathlib import Path
 
@@ -29,11 +31,34 @@ from hospital_assets.logs import start_logging
 from hospital_assets.operations import WAREHOUSE_COMMANDS
 from hospital_assets.settings import Settings, SettingsError, data_dir_from_environment, load_settings
 
-_USAGE_ERROR, _INTERRUPTED = 2, 130
+#: As shells have it of who is ended by SIGINT and by SIGPIPE.
+_USAGE_ERROR, _INTERRUPTED, _UNREAD = 2, 130, 141
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            # What is still to be written fails here, or where nobody can see it.
+            print(end="", flush=True)
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        # As of `head`, which has what it wants. What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _UNREAD
+
+
+def _is_unread() -> bool:
+    """Whether whoever read standard output has gone."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return bool(output.poll(0))
+
+
+def _run(arguments: list[str] | None) -> int:
     keep_private()
     parser = _parser()
     options = parser.parse_args(arguments)

@@ -66,7 +66,12 @@ def terminal(*, highlight: bool = True) -> Console:
     """Standard output: as wide as the terminal; in a pipe or a file wide enough for any of our tables."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=highlight)
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            """Fail as any other print does; its own way ends the process."""
+            raise BrokenPipeError
+
+    return Terminal(width=None if sys.stdout.isatty() else 160, highlight=highlight)
 
 
 def headed(*headings: str, right: Collection[str] = (), **options: Any) -> Table:
