@@ -191,7 +191,7 @@ def test_a_signal_that_meets_the_database_is_no_mistake_of_ours(
 
     monkeypatch.setattr("hospital_assets.recovery.snapshots.snapshots", met)
     assert main(["--data-dir", str(tmp_path), "snapshots"]) == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "hospital: interrupted\n"
 
 
 def test_a_refresh_that_is_cancelled_says_so_and_its_files_go_on_waiting(

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -143,6 +144,18 @@ def test_who_stops_reading_is_no_fault(command: str, tmp_path: Path) -> None:
     done = subprocess.run(hospital(tmp_path, command), stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_who_is_ended_before_a_command_sees_to_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("hospital_assets.cli.load_settings", lambda _: signal.raise_signal(signal.SIGTERM))
+    try:
+        assert main(["--data-dir", str(tmp_path), "watch"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "hospital: interrupted\n"
 
 
 def test_another_s_broken_pipe_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import argparse
 import logging
 import os
 import select
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from hospital_assets.cli import (
@@ -37,6 +39,9 @@ _USAGE_ERROR, _INTERRUPTED, _UNREAD = 2, 130, 141
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    if threading.current_thread() is threading.main_thread():
+        # Until a command sees to it in its own way: its first seconds are imports.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
             return _run(arguments)
@@ -83,12 +88,14 @@ def _run(arguments: list[str] | None) -> int:
         _complain(str(error), as_json=as_json)
         return _USAGE_ERROR
     except KeyboardInterrupt:
+        _complain("interrupted", as_json=as_json)
         return _INTERRUPTED
     except Exception as error:
         from hospital_assets.automation.failures import in_words
         from hospital_assets.warehouse.errors import INTERRUPTED
 
         if INTERRUPTED in str(error):
+            _complain("interrupted", as_json=as_json)
             return _INTERRUPTED
         words = in_words(error)
         if words is None:

@@ -101,6 +101,8 @@ WorkingDirectory={data_dir}
 ExecStart={program} {command}
 {runtime}Restart=always
 RestartSec=5
+# Of one that is stopped while it starts.
+SuccessExitStatus=130
 # Runs and transactions end by themselves; what is cut off is made again.
 TimeoutStopSec=60
 KillMode=mixed
