@@ -281,7 +281,7 @@ def test_runs_go_with_their_code_server(is_shared: bool, tmp_path: Path, monkeyp
         server.listen()
         left = {begun(instance, status, served_at(gone), status) for status in ("STARTING", "STARTED", "CANCELING")}
         begun(instance, "lives", served_at(lives))
-        begun(instance, "queued", {}, "QUEUED")
+        begun(instance, "not yet", {}, "NOT_STARTED")
         begun(instance, "of a command", OF_COMMAND)
         assert ended(lives) == (set() if is_shared else left)
         if is_shared:

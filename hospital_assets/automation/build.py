@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -167,10 +167,15 @@ def build(
     return runs.report
 
 
-def _each(change: Callable[[Warehouse, Contract], None], names: Collection[str], settings: Settings) -> None:
+def _each(
+    change: Callable[[Warehouse, Contract], None],
+    names: Collection[str],
+    settings: Settings,
+    wait_seconds: float = RUN_WAIT_SECONDS,
+) -> None:
     """Change the warehouse for each of some tables."""
     if names:
-        with open_warehouse(settings.warehouse_file, wait_seconds=RUN_WAIT_SECONDS) as warehouse:
+        with open_warehouse(settings.warehouse_file, wait_seconds=wait_seconds) as warehouse:
             for name in names:
                 change(warehouse, CONTRACTS[name])
 
@@ -324,7 +329,9 @@ class _Runs:
         """Have the tables again that a rebuild which was killed has moved away, unless one may be at work."""
         is_alone = not self._instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED, tags=OF_COMMAND))
         if is_alone and self._settings.warehouse_file.exists():
-            _each(Warehouse.put_back, CONTRACTS, self._settings)
+            # Whoever has the warehouse may be at work; that is said where it is waited for.
+            with suppress(WarehouseLockedError):
+                _each(Warehouse.put_back, CONTRACTS, self._settings, wait_seconds=0.0)
 
     def run(
         self,

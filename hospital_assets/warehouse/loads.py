@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -174,7 +173,7 @@ def read_ledger_copy(warehouse_file: Path) -> pl.DataFrame:
 _ANEW = "it is taken as missing, and the next run writes it anew"
 
 
-def read_at_once(file: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read_at_once(file: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """A Parquet file that may be replaced meanwhile: Polars opens one by name several times."""
     return pl.read_parquet(io.BytesIO(file.read_bytes()), columns=columns)
 
