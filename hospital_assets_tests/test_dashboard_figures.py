@@ -288,6 +288,9 @@ def test_each_hospital_has_its_own_newest_forecast_and_who_is_missing_from_all_i
         select n as hospital_key, 'H' || n as hospital_id, 'UTC' as time_zone from range(1, 4) a(n);
         create table kpis.kpi_arrivals_hourly as
         select date '2026-03-11' as service_date, 0 as hour_of_day, 'H1' as hospital_id, 1 as arrivals_count;
+        create table kpis.kpi_waits_daily as
+        select date '2026-03-11' as service_date, 'H1' as hospital_id, 'all' as department_name, 'all' as triage_group,
+               1 as visit_count, 0 as excluded_cancelled_count;
         create table forecasts.forecast_arrivals_daily as
         select made::date as service_date, hospital as hospital_id, made::date + d::integer as target_date,
                d as horizon_days, 'regression' as method, n + d as expected_arrivals, 0 as p025_count, 1 as p10_count,
