@@ -282,6 +282,16 @@ def _with_class(moves: Frame) -> Frame:
     )
 
 
+def _cancelled_transfers(events: Frame) -> Frame:
+    """Transfers (`message_id`) that an A12 takes back."""
+    event = nw.col("event_type")
+    # They are few, too, and a year of messages does not fit beside so many windows.
+    with_a12 = events.filter(event == "A12").select("visit_id").unique()
+    of_them = events.filter(event.is_in([*MOVES, "A12"])).join(with_a12, on="visit_id", how="semi")
+    waiting = _with_waiting(of_them, "A12", event == "A02")
+    return checkpoint(waiting.filter(event == "A02", nw.col("_waiting") > 0).select("message_id"))
+
+
 def folded(events: Frame) -> Frame:
     """Stays and their segments from a set of ADT messages (one row per message id).
 
@@ -292,12 +302,9 @@ def folded(events: Frame) -> Frame:
     order = list(ORDER)
     cancelled = checkpoint(_of_cancellations(events).filter(nw.col("_is_cancelled")).select("message_id"))
     events = _with_written(events.join(cancelled, on="message_id", how="anti"))
-    moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08", "A12"]))
-    is_transfer = nw.col("event_type") == "A02"
-    moves = _with_waiting(moves, "A12", is_transfer).filter(
-        nw.col("event_type") != "A12", ~(is_transfer & (nw.col("_waiting") > 0))
-    )
-    moves = _with_class(moves)
+    moves = events.filter(nw.col("event_type").is_in([*MOVES, "A08"]))
+    # Here the plan is in two, each of which fits a year of messages into less than half of the memory.
+    moves = checkpoint(_with_class(moves.join(_cancelled_transfers(events), on="message_id", how="anti")))
     discharges = (
         events.filter(nw.col("event_type").is_in(["A03", "A13"]))
         .with_columns(_reopened=(nw.col("event_type") == "A13").cast(nw.Int64))
