@@ -138,9 +138,9 @@ def test_a_message_of_another_day_closes_the_stay_that_is_stored(tmp_path: Path,
     )
     events = found.cleaned("adt_events")
     register = on(found.cleaned("er_visits").clear())
-    stale = collected(other_segments(on(before), on(events), register))
+    stale = collected(other_segments(on(before), on(events), register, load_profiles(None)))
     assert {str(day) for day in stale["service_date"]} == {"2026-05-01"}
-    assert collected(other_segments(on(found.segments()), on(events), register)).is_empty()
+    assert collected(other_segments(on(found.segments()), on(events), register, load_profiles(None))).is_empty()
 
 
 # --- whose numbers they are -------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import itertools
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -527,68 +528,70 @@ def test_a_file_of_several_spans_of_days_is_tried_as_often_as_any() -> None:
     assert state.failures == {"sha-a": MOST_TRIES}
 
 
-def test_a_program_goes_on_until_only_the_bad_file_is_left(tmp_path: Path) -> None:
-    settings = Settings(tmp_path)
-    settings.warehouse_file.parent.mkdir(parents=True, exist_ok=True)
-    everything = [file("bad", 1), file("good", 1)]
-    loaded: set[str] = set()
+class OneIsBad:
+    """A landing folder with a good file and a bad one, and a program that loads them.
 
-    class Landing:
-        def held_back(self) -> dict[str, str]:
-            return read_quarantine(settings.warehouse_file.parent)
+    Args:
+        meets_bad: what comes of a run that has the bad one.
+        note: see `Loading`.
+    """
 
-    def run(requests: Sequence[Request]) -> dict[str, Outcome]:
+    def __init__(self, settings: Settings, meets_bad: Callable[[], Outcome], note: Path | None = None) -> None:
+        self.folder, self.meets_bad, self.loaded = settings.warehouse_file.parent, meets_bad, set[str]()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.begin = partial(Loading, settings, self, self.run, note)  # type: ignore[arg-type]
+
+    def held_back(self) -> dict[str, str]:
+        return read_quarantine(self.folder)
+
+    def run(self, requests: Sequence[Request]) -> dict[str, Outcome]:
         paths = {path for request in requests for path in request.files.values()}
-        if "bad" in paths:
-            return dict.fromkeys([request.run_key for request in requests], "failed")
-        loaded.update(paths)
-        return dict.fromkeys([request.run_key for request in requests], "succeeded")
+        outcome: Outcome = self.meets_bad() if "bad" in paths else "succeeded"
+        if outcome == "succeeded":
+            self.loaded |= paths
+        return dict.fromkeys([request.run_key for request in requests], outcome)
 
-    program = Loading(settings, Landing(), run)  # type: ignore[arg-type]
+    def step(self, program: Loading) -> bool:
+        """Whether there is more to do."""
+        held, everything = self.held_back(), [file("bad", 1), file("good", 1)]
+        waiting = [f for f in everything if f.source_file not in self.loaded and f.file_sha256 not in held]
+        return program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC)).is_unfinished
+
+
+def test_a_program_goes_on_until_only_the_bad_file_is_left(tmp_path: Path) -> None:
+    folder = OneIsBad(Settings(tmp_path), lambda: "failed")
+    program = folder.begin()
     for _ in range(20):
-        waiting = [f for f in everything if f.source_file not in loaded and f.file_sha256 not in Landing().held_back()]
-        if not program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC)).is_unfinished:
+        if not folder.step(program):
             break
-    assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
+    assert folder.loaded == {"good"} and folder.held_back() == {"sha-bad": "quarantined"}
 
 
 def test_a_file_that_no_process_survives_is_quarantined_by_those_that_begin_after(tmp_path: Path) -> None:
-    settings, note = Settings(tmp_path), tmp_path / "loading.json"
-    settings.warehouse_file.parent.mkdir(parents=True, exist_ok=True)
-    everything = [file("bad", 1), file("good", 1)]
-    loaded: set[str] = set()
+    note = tmp_path / "loading.json"
     deaths: list[bytes] = []
 
     class DiedError(BaseException):
         pass
 
-    class Landing:
-        def held_back(self) -> dict[str, str]:
-            return read_quarantine(settings.warehouse_file.parent)
+    def die() -> Outcome:
+        deaths.append(note.read_bytes())
+        raise DiedError
 
-    def run(requests: Sequence[Request]) -> dict[str, Outcome]:
-        paths = {path for request in requests for path in request.files.values()}
-        if "bad" in paths:
-            deaths.append(note.read_bytes())
-            raise DiedError
-        loaded.update(paths)
-        return dict.fromkeys([request.run_key for request in requests], "succeeded")
-
+    folder = OneIsBad(Settings(tmp_path), die, note)
     for _ in range(20):
-        program = Loading(settings, Landing(), run, note)  # type: ignore[arg-type]
+        program = folder.begin()
         try:
             for _ in range(20):
-                held = Landing().held_back()
-                waiting = [f for f in everything if f.source_file not in loaded and f.file_sha256 not in held]
-                program.step(waiting, datetime(2026, 1, 2, tzinfo=UTC))
+                folder.step(program)
         except DiedError:
             # It would not have come to take its note away.
             note.write_bytes(deaths[-1])
-    assert loaded == {"good"} and Landing().held_back() == {"sha-bad": "quarantined"}
+    assert folder.loaded == {"good"} and folder.held_back() == {"sha-bad": "quarantined"}
     assert len(deaths) == 3 * MOST_TRIES and not note.exists()
     for content in (b"", b"[]", b'{"pending": 3}', b"\xff", b"[" * 20_000):
         note.write_bytes(content)
-        Loading(settings, Landing(), run, note).step([], datetime(2026, 1, 2, tzinfo=UTC))  # type: ignore[arg-type]
+        folder.step(folder.begin())
 
 
 def test_a_fault_that_is_no_files_condemns_none_and_good_files_get_in_when_it_is_over() -> None:

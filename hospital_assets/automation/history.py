@@ -59,6 +59,11 @@ class History:
     heartbeat: datetime | None = None
 
 
+def is_in_postgres() -> bool:
+    """Whether the history is in PostgreSQL: then others than a data directory's own programs may be at work on it."""
+    return bool(os.environ.get(POSTGRES_URL))
+
+
 def read_history(settings: Settings) -> History:
     """How runs stand; empty before the first.
 

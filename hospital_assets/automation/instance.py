@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from hospital_assets.automation.history import POSTGRES_URL
+from hospital_assets.automation.history import POSTGRES_URL, is_in_postgres
 from hospital_assets.files import locked, replace_text
 from hospital_assets.settings import Settings, SettingsError
 
@@ -49,7 +49,7 @@ def make_history(settings: Settings) -> None:
     PostgreSQL sees to that itself.
     """
     home = prepare_dagster_home(settings)
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         return
     with locked(home / ".history.lock"):
         if not (home / "history" / "runs.db").exists():
@@ -62,7 +62,7 @@ def end_unfinished_runs(settings: Settings, why: str) -> int:
 
     A history in PostgreSQL is left alone: it did not come with the directory, and another one may be at work on it.
     """
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         return 0
     with dagster_instance(settings) as instance:
         runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket as connections
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from hospital_assets.automation.history import POSTGRES_URL
+from hospital_assets.automation.history import is_in_postgres
 from hospital_assets.automation.instance import UNFINISHED, end
 from hospital_assets.automation.presence import held
 from hospital_assets.files import is_locked
@@ -41,7 +40,7 @@ def end_dead_runs(settings: Settings, instance: dg.DagsterInstance) -> int:
     """Have Dagster know of runs whose command was killed; returns how many."""
     runs = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED, tags=OF_COMMAND))
     dead = [run for run in runs if not is_locked(_run_file(settings, run.run_id))]
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         # It may hold runs of other directories: of ours, the one who was killed has left the lock's file.
         dead = [run for run in dead if _run_file(settings, run.run_id).exists()]
     end(instance, dead, "the command that carried it out was killed")
@@ -60,7 +59,7 @@ def end_unserved_runs(instance: dg.DagsterInstance, socket: Path) -> int:
     served = [
         (run, str(json.loads(run.tags[GRPC_INFO_TAG]).get("socket"))) for run in runs if GRPC_INFO_TAG in run.tags
     ]
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         # It may hold runs of other machines, whose sockets nobody sees from here.
         served = [(run, place) for run, place in served if place == str(socket)]
     dead = [run for run, place in served if not _answers(place)]

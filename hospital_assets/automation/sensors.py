@@ -269,8 +269,8 @@ def publications_sensor(settings: Settings, clock: Callable[[], datetime] = wall
         if last and _rests(last[0], clock().timestamp()):
             return dg.SkipReason("a publication has only just ended")
         graph = context.repository_def.asset_graph if context.repository_def else None
-        if held := _held_by(instance, graph, service_periods(settings).get_partition_keys()):
-            return dg.SkipReason(f"held until it passes: {held}")
+        if failed := _held_by(instance, graph, service_periods(settings).get_partition_keys()):
+            return dg.SkipReason(f"held until it passes: {failed}")
         request = dg.RunRequest(run_key=run_key, asset_selection=[dg.AssetKey(f"publication_{role}") for role in roles])
         return dg.SensorResult(run_requests=[request], cursor=run_key)
 
@@ -339,12 +339,23 @@ def _held_by(instance: dg.DagsterInstance, graph: Any, days: Collection[str]) ->
         for key in graph.asset_check_keys
         if graph.get_check_spec(key).blocking and key.asset_key.path[-1] in CONTRACTS
     ]
-    for info in instance.event_log_storage.get_asset_check_partition_info(blocking):
-        has_failed = info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED
-        if has_failed and (info.partition_key is None or info.partition_key in days):
-            day = f" of {info.partition_key}" if info.partition_key else ""
-            return f"{info.check_key.name} of {info.check_key.asset_key.path[-1]}{day}"
+    for check, day in failed_checks(instance, blocking):
+        if day is None or day in days:
+            return f"{check.name} of {check.asset_key.path[-1]}" + (f" of {day}" if day else "")
     return ""
+
+
+def failed_checks(
+    instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey], days: Sequence[str] | None = None
+) -> Iterator[tuple[dg.AssetCheckKey, str | None]]:
+    """Those of some checks that have failed and not passed since, each with its day, if it is one of days.
+
+    Args:
+        days: the partitions that are asked for; None: all.
+    """
+    for info in instance.event_log_storage.get_asset_check_partition_info(checks, partition_keys=days):
+        if info.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED:
+            yield info.check_key, info.partition_key
 
 
 def alerts_sensor(settings: Settings, landing: LandingResource) -> dg.SensorDefinition:

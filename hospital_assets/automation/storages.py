@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as db
-from dagster._core.scheduler.instigation import InstigatorState, InstigatorTick, TickStatus
 from dagster._core.storage.runs.sqlite import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite import SqliteScheduleStorage
 
@@ -81,12 +80,12 @@ class HospitalScheduleStorage(_Kept, SqliteScheduleStorage):
     def _has_instigators_table(self, conn: db.Connection) -> bool:
         return remembered(self._there, "table", partial(super()._has_instigators_table, conn))
 
-    def get_instigator_state(self, origin_id: str, selector_id: str) -> InstigatorState | None:
+    def get_instigator_state(self, origin_id: str, selector_id: str) -> Any:
         """What is noted of a sensor or schedule."""
         state = super().get_instigator_state(origin_id, selector_id)
         return None if state is None else _until_now(state)
 
-    def all_instigator_state(self, *args: Any, **named: Any) -> Sequence[InstigatorState]:
+    def all_instigator_state(self, *args: Any, **named: Any) -> Sequence[Any]:
         """What is noted of some sensors and schedules."""
         return [_until_now(state) for state in super().all_instigator_state(*args, **named)]
 
@@ -97,15 +96,15 @@ class HospitalScheduleStorage(_Kept, SqliteScheduleStorage):
         before: float | None = None,
         after: float | None = None,
         limit: int | None = None,
-        statuses: Sequence[TickStatus] | None = None,
-    ) -> Sequence[InstigatorTick]:
+        statuses: Sequence[Any] | None = None,
+    ) -> Sequence[Any]:
         """The newest evaluations of a sensor or schedule."""
         return super().get_ticks(origin_id, selector_id, min(before or math.inf, time.time()), after, limit, statuses)
 
 
-def _until_now(state: InstigatorState) -> InstigatorState:
+def _until_now(state: Any) -> Any:
     """A state without the moments that are still to come."""
-    data: Any = state.instigator_data
+    data = state.instigator_data
     noted = data._asdict() if data else {}
     ahead = [name for name, at in noted.items() if name.endswith("_timestamp") and (at or 0.0) > time.time()]
     return state.with_data(data._replace(**dict.fromkeys(ahead))) if ahead else state

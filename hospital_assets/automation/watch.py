@@ -21,7 +21,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from hospital_assets.automation.failures import in_words
 from hospital_assets.automation.instance import dagster_instance, scratch_instance
@@ -40,7 +39,7 @@ from hospital_assets.automation.loading import (
 )
 from hospital_assets.automation.presence import watch_lock
 from hospital_assets.automation.refresh import Outcome, Request
-from hospital_assets.automation.sensors import QUIET_SECONDS, quiet_since_ns
+from hospital_assets.automation.sensors import QUIET_SECONDS, failed_checks, quiet_since_ns
 from hospital_assets.contracts import CONTRACTS
 from hospital_assets.files import version_of
 from hospital_assets.landing.content import FAILURES
@@ -312,11 +311,6 @@ class Loader:
         """Blocking checks that passed over several days, for each of these that had failed and holds publications."""
         first, last = (period_start(day, self._settings).isoformat() for day in span)
         days = [day for day in service_periods(self._settings).get_partition_keys() if first <= day <= last]
-        passed = {c.asset_check_key: c for c in checks if c.partition is None and c.blocking and c.passed}
-        storage = self._instance.event_log_storage
-        for day in storage.get_asset_check_partition_info(list(passed), partition_keys=days):
-            if day.latest_execution_status is AssetCheckExecutionRecordStatus.FAILED:
-                check = passed[day.check_key]
-                yield dg.AssetCheckEvaluation(
-                    check.asset_key, check.check_name, passed=True, blocking=True, partition=day.partition_key
-                )
+        passed = [c.asset_check_key for c in checks if c.partition is None and c.blocking and c.passed]
+        for check, day in failed_checks(self._instance, passed, days):
+            yield dg.AssetCheckEvaluation(check.asset_key, check.name, passed=True, blocking=True, partition=day)

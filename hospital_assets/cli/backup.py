@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -119,7 +118,7 @@ def _verify(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _restore(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.automation.history import POSTGRES_URL
+    from hospital_assets.automation.history import POSTGRES_URL, is_in_postgres
     from hospital_assets.automation.instance import end_unfinished_runs
     from hospital_assets.recovery.backup import backup_named
     from hospital_assets.recovery.key_copies import put_keys
@@ -148,7 +147,7 @@ def _restore(options: argparse.Namespace, settings: Settings) -> int:
         )
     if ended:
         print(f"{ended} runs that were under way are ended")
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         print(f"the history of runs is in no backup: {POSTGRES_URL} names it. For a rehearsal, unset that")
     if not done.is_accepted:
         print("hospital: the audit was broken when it was copied: `hospital audit verify`", file=sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -79,11 +78,11 @@ def _snapshots(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _as_of(options: argparse.Namespace, settings: Settings) -> int:
-    from hospital_assets.automation.history import POSTGRES_URL
+    from hospital_assets.automation.history import POSTGRES_URL, is_in_postgres
     from hospital_assets.recovery.as_of import build_as_of
 
     _refuse_lake("names the lake of today's tables: unset it, so that the rebuilt tables go to --into")
-    if os.environ.get(POSTGRES_URL):
+    if is_in_postgres():
         raise ValueError(
             f"{POSTGRES_URL} names the history of today's tables: unset it, so that the history of those that are "
             "rebuilt goes to --into"

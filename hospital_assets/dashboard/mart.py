@@ -370,8 +370,7 @@ def of_newest(
     """
     if not mart.has(table, needs):
         return []
-    newest = f"(select max(service_date) from forecasts.{table})"
-    own = _newest(table, is_pooled=is_pooled)
+    newest, own = _newest(table, is_pooled=False), _newest(table, is_pooled=is_pooled)
     rows = f"hospital_id = $hospital and target_date >= {newest}" if is_pooled else "$hospital in ('all', hospital_id)"
     return mart.sliced(
         f"select {columns} from forecasts.{table} where {rows} and service_date = {own} {then}", where, **values

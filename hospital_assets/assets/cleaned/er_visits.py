@@ -299,7 +299,7 @@ def of_first_patient(visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     anew needs a profile that composes them with what makes them one, such as the year.
 
     Args:
-        visits: cleaned_er_visits of all days.
+        visits: cleaned_er_visits of all days, or all of some numbers.
         events: cleaned_adt_events of all days.
     """
     contested = of_several_patients(visits)

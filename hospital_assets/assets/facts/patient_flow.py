@@ -42,8 +42,7 @@ def fact_patient_flow(
     profiles: dg.ResourceParam[Profiles],
 ) -> Frame:
     """Location segments of every stay, keyed to their dimensions."""
-    registered = of_first_patient(cleaned_er_visits, cleaned_adt_events, profiles)
-    frame = folded_days(cleaned_adt_events, registered, period_of(context))
+    frame = folded_days(cleaned_adt_events, cleaned_er_visits, period_of(context), profiles)
     frame = of_their_patient(frame, cleaned_adt_events).with_columns(
         _department=nw.concat_str("hospital_id", "department_name", separator="|")
     )
@@ -64,20 +63,22 @@ def fact_patient_flow(
     ).select(CONTRACTS["fact_patient_flow"].column_names)
 
 
-def folded_days(events: Frame, visits: Frame, period: Period | None) -> Frame:
+def folded_days(events: Frame, visits: Frame, period: Period | None, profiles: Profiles) -> Frame:
     """The segments that began in some service days, folded with all messages of their visits, of whatever day.
 
     Args:
         events: cleaned ADT events of all days.
-        visits: cleaned_er_visits of all days, `of_first_patient`.
+        visits: cleaned_er_visits of all days.
     """
     if period is None:
-        return ended_by_register(folded(newest_of_each(events, ["message_id"])), visits)
+        registered = of_first_patient(visits, events, profiles)
+        return ended_by_register(folded(newest_of_each(events, ["message_id"])), registered)
     is_inside = period.holds()
     asked_for = events.filter(is_inside).select("visit_id").unique()
     of_visits = events.join(asked_for, on="visit_id", how="semi")
     segments = folded(newest_of_each(of_visits, ["message_id"]))
-    return ended_by_register(segments, visits.join(asked_for, on="visit_id", how="semi")).filter(is_inside)
+    registered = of_first_patient(visits.join(asked_for, on="visit_id", how="semi"), events, profiles)
+    return ended_by_register(segments, registered).filter(is_inside)
 
 
 #: HL7 v2 orders a visit's messages by what happened, then by when it was written.
@@ -436,14 +437,15 @@ def lengths() -> dict[str, nw.Expr]:
     }
 
 
-def other_ends_of_stays(stored: Frame, visits: Frame) -> Frame:
+def other_ends_of_stays(stored: Frame, visits: Frame, events: Frame, profiles: Profiles) -> Frame:
     """Open segments that the register ends now: its record came later than the run over their day."""
     still_open = stored.filter(nw.col("segment_end_at").is_null()).with_columns(
         _last_number=nw.col("segment_number"), _is_by_day=nw.lit(False), _stay_is_by_day=nw.lit(False)
     )
     # A year's register is longer than the list of who is still there.
     theirs = visits.join(still_open.select(visit_id=nw.col("stay_id")).unique(), on="visit_id", how="semi")
-    return ended_by_register(still_open, theirs).filter(~nw.col("segment_end_at").is_null())
+    registered = of_first_patient(theirs, events, profiles)
+    return ended_by_register(still_open, registered).filter(~nw.col("segment_end_at").is_null())
 
 
 def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) -> Frame:
@@ -456,7 +458,7 @@ def other_patients_of_segments(stored: Frame, events: Frame, patients: Frame) ->
     return other_patients(stored, moves, patients, ["stay_id", "segment_start_at"], "stay_start_at")
 
 
-def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
+def other_segments(stored: Frame, events: Frame, visits: Frame, profiles: Profiles) -> Frame:
     """Segments of visits with messages of several days that are stored otherwise than they are now."""
     spread = checkpoint(
         events.group_by("visit_id")
@@ -466,7 +468,7 @@ def other_segments(stored: Frame, events: Frame, visits: Frame) -> Frame:
     )
     now = ended_by_register(
         folded(newest_of_each(events.join(spread, on="visit_id", how="semi"), ["message_id"])),
-        visits.join(spread, on="visit_id", how="semi"),
+        of_first_patient(visits.join(spread, on="visit_id", how="semi"), events, profiles),
     )
     was = stored.join(spread, left_on="stay_id", right_on="visit_id", how="semi")
     segment = [PARTITION_COLUMN, "stay_id", "stay_class", "segment_number", "segment_start_at", "segment_end_at"]
@@ -486,16 +488,14 @@ OTHER_DAYS = (
         "fact_patient_flow",
         ("cleaned_er_visits", "cleaned_adt_events"),
         lambda t, profiles: other_ends_of_stays(
-            t["fact_patient_flow"], of_first_patient(t["cleaned_er_visits"], t["cleaned_adt_events"], profiles)
+            t["fact_patient_flow"], t["cleaned_er_visits"], t["cleaned_adt_events"], profiles
         ),
     ),
     OtherDays(
         "fact_patient_flow",
         ("cleaned_adt_events", "cleaned_er_visits"),
         lambda t, profiles: other_segments(
-            t["fact_patient_flow"],
-            t["cleaned_adt_events"],
-            of_first_patient(t["cleaned_er_visits"], t["cleaned_adt_events"], profiles),
+            t["fact_patient_flow"], t["cleaned_adt_events"], t["cleaned_er_visits"], profiles
         ),
     ),
     OtherDays(

@@ -35,7 +35,7 @@ def daily_forecast(mart: Mart, where: Slice) -> list[Row]:
         where,
         "forecast_arrivals_daily",
         f"target_date as day, null::double as actual, holiday_name, service_date as as_of, {_DISTRIBUTION}",
-        "and is_shipped and hospital_id = $hospital order by day",
+        "and is_shipped order by day",
         needs="expected_arrivals",
     )
     if not ahead:
